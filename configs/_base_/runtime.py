@@ -1,0 +1,16 @@
+"""What every recipe shares: the backbone's registration, logging, checkpoints, environment."""
+
+# The second import lets detectors run on mmcv-lite; with compiled mmcv it does nothing.
+custom_imports = dict(imports=["hire_mlp_mm", "hire_mlp_mm.mmcv_ops"], allow_failed_imports=False)
+
+env_cfg = dict(
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+    dist_cfg=dict(backend="nccl"),
+)
+log_level = "INFO"
+load_from = None
+resume = False
+
+# BatchNorm becomes SyncBN in distributed training, and only there: one GPU and CPU need none.
+sync_bn = "torch"

@@ -1,0 +1,159 @@
+"""HireMLP as an OpenMMLab backbone: weights, frozen stages, norms by config."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from mmcv.cnn import build_norm_layer
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS as ROOT
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from . import weights
+from .checkpoint import (
+    CheckpointError,
+    convert_state_dict,
+    match_state_dict,
+    read_checkpoint,
+    select_backbone,
+)
+from .hire_mlp import ArchLike, HireMLPNet
+from .registry import MODELS
+
+
+# In the root registry `type='HireMLP'` is found from every scope; in ours,
+# `type='hire_mlp_mm.HireMLP'` is found without an import.
+@ROOT.register_module()
+@MODELS.register_module()
+class HireMLP(HireMLPNet, BaseModule):
+    """Hire-MLP backbone (arXiv 2108.13341) for MMDetection, MMSegmentation and MMPretrain.
+
+    Args:
+        arch: `tiny`, `small`, `base`, `large`, a dict of `Arch` fields, or an `Arch`.
+        in_channels: channels of the image.
+        out_indices: stages whose output is returned, ascending. Later stages are not built.
+        output_norm: a norm on each output. Without it, a classifier's weights lose their last
+            norm.
+        drop_path_rate: of the last block; it grows linearly from 0 at the first.
+        shift_padding: `circular`, or `zero`.
+        region_padding: `circular`, `zero` or `replicate`.
+        norm_cfg: of every norm, built by mmcv: `BN`, `SyncBN`, `GN`, `mmpretrain.LN2d`.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages: no
+            gradients, and evaluation mode. Output norms stay trainable, for ImageNet weights
+            have none for the first three.
+        norm_eval: keep every BatchNorm in evaluation mode.
+        with_cp: recompute blocks in the backward pass to save memory.
+        init_cfg: `dict(type='Pretrained', checkpoint=X)`, X a path, a URL or `hire-mlp://small`,
+            with `prefix='backbone.'` where a file holds several backbones. Loading is strict:
+            a file that does not fit raises `CheckpointError`.
+
+    Attributes:
+        out_channels: channels of each output.
+        strides: stride of each output with respect to the image, in pixels.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> model = HireMLP(arch='small', init_cfg=dict(type='Pretrained',
+        ...                                             checkpoint='hire-mlp://small'))
+        >>> [tuple(f.shape) for f in model(torch.rand(1, 3, 224, 224))]
+        [(1, 64, 56, 56), (1, 128, 28, 28), (1, 320, 14, 14), (1, 512, 7, 7)]
+    """
+
+    def __init__(
+        self,
+        arch: ArchLike = "small",
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        output_norm: bool = True,
+        drop_path_rate: float = 0.0,
+        shift_padding: str = "circular",
+        region_padding: str = "circular",
+        norm_cfg: dict[str, Any] | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        norm_cfg = norm_cfg or dict(type="BN")
+        super().__init__(
+            arch=arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            output_norm=output_norm,
+            drop_path_rate=drop_path_rate,
+            shift_padding=shift_padding,
+            region_padding=region_padding,
+            norm_layer=lambda dim: build_norm_layer(norm_cfg, dim)[1],
+            with_cp=with_cp,
+        )
+        if not -1 <= frozen_stages <= len(self.arch.dims):
+            raise ValueError(
+                f"HireMLP: frozen_stages={frozen_stages}; expected -1 (nothing) to "
+                f"{len(self.arch.dims)} (the stem and all stages)"
+            )
+        self.init_cfg = init_cfg
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        for module in self.frozen_modules():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """The stem and stages that `frozen_stages` freezes."""
+        return [self.stem, *self.stages[: self.frozen_stages]] if self.frozen_stages >= 0 else []
+
+    def train(self, mode: bool = True) -> HireMLP:
+        """Training or evaluation mode; frozen modules and, by `norm_eval`, norms stay in eval."""
+        super().train(mode)
+        for module in self.frozen_modules():
+            module.eval()
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Load what `init_cfg` names; without it, keep the initialisation of the constructor.
+
+        Raises:
+            CheckpointError: the weights do not fit, or cannot be read.
+            FileNotFoundError: there is no such file.
+        """
+        if not (isinstance(self.init_cfg, dict) and self.init_cfg.get("type") == "Pretrained"):
+            super().init_weights()
+            return
+        options = {k: v for k, v in self.init_cfg.items() if k != "type"}
+        unknown = sorted(set(options) - {"checkpoint", "prefix", "map_location"})
+        if unknown or not options.get("checkpoint"):
+            raise CheckpointError(
+                f"HireMLP: init_cfg={dict(self.init_cfg)}; expected dict(type='Pretrained', "
+                f"checkpoint=..., prefix=...)"
+            )
+        self.load_pretrained(options["checkpoint"], options.get("prefix") or "")
+        self.is_init = True
+
+    def load_pretrained(self, checkpoint: str, prefix: str = "") -> None:
+        """Load weights strictly and say in one line of the log what was loaded.
+
+        Args:
+            checkpoint: a path, a URL, or `hire-mlp://` and a name of `weights.WEIGHTS`.
+            prefix: of the backbone's names, where the file holds several backbones.
+
+        Raises:
+            CheckpointError: the weights do not fit, or cannot be read.
+            FileNotFoundError: there is no such file.
+        """
+        source = str(checkpoint)
+        if source.startswith(weights.SCHEME):
+            source = weights.resolve(source).url
+        state_dict = select_backbone(read_checkpoint(source), source, prefix)
+        match = match_state_dict(convert_state_dict(state_dict), self.state_dict(), source)
+        self.load_state_dict(match.tensors, strict=False)
+        print_log(f"HireMLP weights from {match}", logger="current", level=logging.INFO)

@@ -1,0 +1,67 @@
+"""Published weights of Hire-MLP: where they are and what is said of them.
+
+Only the standard library is imported here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SCHEME = "hire-mlp://"
+RELEASE = "https://github.com/ggjy/Hire-Wave-MLP.pytorch/releases/download/log"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One published weight file.
+
+    Attributes:
+        arch: name in `ARCHS`.
+        url: of the file.
+        source: who published it, and where its figures stand.
+        licence: of the file, as its publisher states it.
+        top1: single-crop accuracy on ImageNet-1K val in per cent, as published.
+        image_size: of training and evaluation, in pixels.
+    """
+
+    arch: str
+    url: str
+    source: str
+    licence: str
+    top1: float
+    image_size: int = 224
+
+
+def official(arch: str, top1: float) -> Weights:
+    """A record of the authors' release."""
+    return Weights(
+        arch=arch,
+        url=f"{RELEASE}/hire_mlp_{arch}.pth",
+        source="README of github.com/ggjy/Hire-Wave-MLP.pytorch",
+        licence="MIT",
+        top1=top1,
+    )
+
+
+# The authors released no weights of Large.
+WEIGHTS = {
+    "tiny": official("tiny", 79.7),
+    "small": official("small", 82.1),
+    "base": official("base", 83.2),
+}
+
+
+def resolve(name: str) -> Weights:
+    """The record of `hire-mlp://NAME`.
+
+    Raises:
+        ValueError: no weights of that name were published.
+    """
+    key = name.removeprefix(SCHEME)
+    if key not in WEIGHTS:
+        known = ", ".join(SCHEME + known for known in WEIGHTS)
+        raise ValueError(
+            f"{SCHEME}{key}: no such weights were published (there are {known}); give the path "
+            f"of a file of your own as checkpoint, or init_cfg=None to train from scratch"
+        )
+    return WEIGHTS[key]

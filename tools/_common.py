@@ -1,0 +1,149 @@
+"""What `train.py` and `test.py` share: the config, checks before the run, errors for people."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# The tools run from a checkout as they stand, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import HistoryBuffer
+
+from hire_mlp_mm import mmcv_ops  # before mmdet is imported, which needs mmcv's ops
+from hire_mlp_mm.checkpoint import CheckpointError
+
+# Errors whose message is a line for the user, raised before or while the run starts.
+USER_ERRORS = (CheckpointError, FileNotFoundError, mmcv_ops.MissingOpError)
+
+
+class UserError(Exception):
+    """Something the user can put right; the message is one line."""
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The options that training and testing share, as MMDetection's users know them."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--work-dir", help="folder for logs and results (default: work_dirs/NAME)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        default={},
+        metavar="KEY=VALUE",
+        help="override settings of the config, such as model.backbone.init_cfg=None",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool; an error that the user can put right is one line and exit code 2."""
+    try:
+        main()
+    except (UserError, *USER_ERRORS) as error:
+        if os.environ.get("RANK", "0") == "0":
+            # FileNotFoundError by the interpreter carries its path apart from its message.
+            path = getattr(error, "filename", None)
+            text = f"{path} not found" if path else str(error)
+            print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+        sys.exit(2)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config file with the command line's options merged in.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
+    if not os.path.isfile(args.config):
+        raise UserError(f"config {args.config} not found")
+    if "LOCAL_RANK" not in os.environ:
+        os.environ["LOCAL_RANK"] = str(args.local_rank)
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
+    if cfg.get("default_scope") == "mmpretrain":
+        for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            if cfg.get(loader):
+                cfg[loader].setdefault("collate_fn", dict(type="default_collate"))
+    return cfg
+
+
+def check_file(path: str, what: str) -> None:
+    """Raise UserError unless a local file is there; URLs pass."""
+    if "://" not in path and not os.path.isfile(path):
+        raise UserError(f"{what} {path} not found")
+
+
+def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Look for the data sets and annotations of `splits` (`train`, `val`, `test`).
+
+    Raises:
+        UserError: names the first path that is missing.
+    """
+    variables = sorted(set(re.findall(r"\{\{\s*\$(\w+):", cfg.text)))
+    cure = f"set {' or '.join(variables)}, or data_root" if variables else "set data_root"
+    for split in splits:
+        loader = cfg.get(f"{split}_dataloader")
+        for path, what in data_paths(loader.dataset) if loader else ():
+            if not os.path.exists(path):
+                raise UserError(f"{what} {path} not found (in {split}_dataloader); {cure}")
+        evaluators = cfg.get(f"{split}_evaluator") or ()
+        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+            path = evaluator.get("ann_file")
+            if path and "://" not in path and not os.path.exists(path):
+                raise UserError(f"annotation file {path} not found (in {split}_evaluator); {cure}")
+
+
+def data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
+    """(path, what it is) of each local file and folder that a data set's config names."""
+    inner = dataset.get("datasets") or [dataset.get("dataset")]
+    if inner[0] is not None:
+        for one in inner:
+            yield from data_paths(one)
+        return
+    root = dataset.get("data_root") or ""
+    if "://" in root or dataset.get("backend_args"):
+        return
+    if root:
+        yield root, "data set folder"
+    if dataset.get("ann_file"):
+        yield os.path.join(root, dataset.ann_file), "annotation file"
+    prefixes: Any = dataset.get("data_prefix") or {}
+    for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
+        if prefix:
+            yield os.path.join(root, prefix), "data folder"
+
+
+def history_buffer_method(owner: type, name: str) -> object:
+    """`getattr` as a pickled log needs it, and no further."""
+    if owner is not HistoryBuffer:
+        raise CheckpointError(f"a checkpoint asks for {name} of {owner}; refused")
+    return getattr(owner, name)
+
+
+def allow_training_checkpoints() -> None:
+    """Let `torch.load` (2.6 and later) read the log in checkpoints that mmengine's runner wrote.
+
+    They stay data: code in them is refused.
+    """
+    dtypes = [type(np.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")]
+    allowed = [HistoryBuffer, np.ndarray, np.dtype, *dtypes]
+    for value in (np.zeros(1), np.float64(0)):
+        function = value.__reduce__()[0]  # _reconstruct and scalar; numpy 2 moved them
+        name = f"multiarray.{function.__name__}"
+        allowed += [(function, f"numpy.{core}.{name}") for core in ("core", "_core")]
+    allowed.append((history_buffer_method, "builtins.getattr"))
+    torch.serialization.add_safe_globals(allowed)

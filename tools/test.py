@@ -1,0 +1,88 @@
+#!/usr/bin/env python
+"""Evaluate a checkpoint: box and mask AP, mIoU, or accuracy, as the config's evaluator says.
+
+    python tools/test.py configs/cascade_mask_rcnn_hire_s_coco.py CHECKPOINT
+    python tools/test.py configs/upernet_hire_s_ade20k.py CHECKPOINT --tta     # multi-scale mIoU
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from _common import (
+    UserError,
+    allow_training_checkpoints,
+    check_data,
+    check_file,
+    load_config,
+    make_parser,
+    mmcv_ops,
+    run,
+)
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import METRICS, RUNNERS
+from mmengine.runner import Runner
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser("Evaluate a checkpoint.")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions to a new file")
+    parser.add_argument("--show-dir", metavar="DIR", help="draw the predictions into a folder")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
+    return parser.parse_args()
+
+
+def show_in(cfg: Config, folder: str) -> None:
+    """Have every prediction drawn beside its ground truth into `folder`."""
+    hook = cfg.default_hooks.get("visualization")
+    if hook is None:
+        raise UserError("--show-dir: the config's default_hooks have no visualization hook")
+    folder = os.path.abspath(folder)
+    hook.update(interval=1)
+    if cfg.default_scope == "mmdet":
+        hook.update(draw=True, test_out_dir=folder)
+    elif cfg.default_scope == "mmseg":
+        hook.update(draw=True)
+        cfg.visualizer.save_dir = folder
+    else:
+        hook.update(enable=True, out_dir=folder)
+
+
+def augment(cfg: Config) -> None:
+    """Wrap the model and the data for test-time augmentation."""
+    if "tta_model" not in cfg or "tta_pipeline" not in cfg:
+        raise UserError("--tta: the config has no tta_model and tta_pipeline")
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    check_file(args.checkpoint, "checkpoint")
+    check_data(cfg, ("test",))
+    if args.out and os.path.exists(args.out):
+        raise UserError(f"--out {args.out} exists already; name a new file")
+    if args.out and not args.out.endswith((".pkl", ".pickle")):
+        raise UserError(f"--out {args.out}: expected a name that ends in .pkl")
+    cfg.load_from = args.checkpoint
+    if args.show_dir:
+        show_in(cfg, args.show_dir)
+    if args.tta:
+        augment(cfg)
+    allow_training_checkpoints()
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.logger.info(mmcv_ops.describe())
+    if args.out:
+        # MMDetection's dump packs masks; the others dump their data samples as they are.
+        dump = "mmdet.DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
+        runner.test_evaluator.metrics.append(
+            METRICS.build(dict(type=dump, out_file_path=args.out))
+        )
+    runner.test()
+
+
+if __name__ == "__main__":
+    run(main)

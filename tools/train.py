@@ -1,0 +1,80 @@
+#!/usr/bin/env python
+"""Train a detector, segmentor or classifier.
+
+    python tools/train.py configs/cascade_mask_rcnn_hire_s_coco.py
+    bash tools/dist_train.sh configs/cascade_mask_rcnn_hire_s_coco.py 8 --amp
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from _common import (
+    UserError,
+    allow_training_checkpoints,
+    check_data,
+    check_file,
+    load_config,
+    make_parser,
+    mmcv_ops,
+    run,
+)
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser("Train a detector, segmentor or classifier.")
+    parser.add_argument("--amp", action="store_true", help="mixed precision, on a GPU")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CKPT",
+        help="go on from a checkpoint, or from the newest one in the work dir",
+    )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by the batch size over the recipe's",
+    )
+    return parser.parse_args()
+
+
+def apply_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Put the options of training into the config.
+
+    Raises:
+        UserError: an option that this config or machine cannot follow.
+    """
+    if args.amp:
+        if get_device() == "cpu":
+            raise UserError("--amp needs a GPU, and none was found; leave it out")
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if args.auto_scale_lr:
+        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+            raise UserError(f"--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size")
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == "auto" else args.resume
+    if cfg.get("load_from"):
+        check_file(cfg.load_from, "checkpoint")
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    apply_options(cfg, args)
+    check_data(cfg, ("train", "val"))
+    allow_training_checkpoints()
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.logger.info(mmcv_ops.describe())
+    runner.train()
+
+
+if __name__ == "__main__":
+    run(main)
