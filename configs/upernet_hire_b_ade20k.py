@@ -8,7 +8,5 @@ _base_ = "./upernet_hire_s_ade20k.py"
 
 model = dict(
     # Not published for this recipe; 0.2 is the default of the authors' Base backbone.
-    backbone=dict(
-        arch="base", drop_path_rate=0.2, init_cfg=dict(checkpoint="hire-mlp://base")
-    )
+    backbone=dict(arch="base", drop_path_rate=0.2, init_cfg=dict(checkpoint="hire-mlp://base"))
 )

@@ -11,9 +11,7 @@ _base_ = "./upernet_hire_s_ade20k.py"
 
 model = dict(
     # Not published for this recipe; 0.3 is the default of the authors' Large backbone.
-    backbone=dict(
-        arch="large", drop_path_rate=0.3, init_cfg=dict(checkpoint="hire-mlp://large")
-    ),
+    backbone=dict(arch="large", drop_path_rate=0.3, init_cfg=dict(checkpoint="hire-mlp://large")),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),
 )

@@ -4,7 +4,5 @@ _base_ = "./upernet_hire_s_ade20k.py"
 
 model = dict(
     # Not published for this recipe; 0.1 is the default of the authors' Tiny backbone.
-    backbone=dict(
-        arch="tiny", drop_path_rate=0.1, init_cfg=dict(checkpoint="hire-mlp://tiny")
-    )
+    backbone=dict(arch="tiny", drop_path_rate=0.1, init_cfg=dict(checkpoint="hire-mlp://tiny"))
 )

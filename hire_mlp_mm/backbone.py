@@ -152,7 +152,10 @@ class HireMLP(HireMLPNet, BaseModule):
         """
         source = str(checkpoint)
         if source.startswith(weights.SCHEME):
-            source = weights.resolve(source).url
+            try:
+                source = weights.resolve(source).url
+            except ValueError as error:
+                raise CheckpointError(f"HireMLP: {error}") from error
         state_dict = select_backbone(read_checkpoint(source), source, prefix)
         match = match_state_dict(convert_state_dict(state_dict), self.state_dict(), source)
         self.load_state_dict(match.tensors, strict=False)

@@ -175,9 +175,7 @@ REFERENCE_BLOCK = re.compile(
     rf"network\.(?P<index>\d*[02468])\.(?P<block>\d+)\."
     rf"(?:(?P<plain>norm1|norm2|mlp\.fc1|mlp\.fc2)|attn\.(?P<mixer>{LAYER}))\.{LEAF}"
 )
-REFERENCE_DOWNSAMPLE = re.compile(
-    rf"network\.(?P<index>\d*[13579])\.(?P<layer>proj|norm)\.{LEAF}"
-)
+REFERENCE_DOWNSAMPLE = re.compile(rf"network\.(?P<index>\d*[13579])\.(?P<layer>proj|norm)\.{LEAF}")
 REFERENCE_STEM = re.compile(rf"patch_embed\.(?P<layer>proj|norm)\.{LEAF}")
 REFERENCE_OUTPUT_NORM = re.compile(rf"norm(?P<index>\d*[02468])\.{LEAF}")
 CLASSIFIER_NORM = re.compile(rf"norm\.{LEAF}")

@@ -38,10 +38,9 @@ Only torch is imported here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
-from typing import Iterator, Union
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +107,7 @@ ARCHS = {
     "large": Arch(depths=(4, 6, 24, 3), dims=(96, 192, 384, 768)),
 }
 
-ArchLike = Union[str, Arch, Mapping[str, Sequence[int]]]
+ArchLike = str | Arch | Mapping[str, Sequence[int]]
 
 
 def resolve_arch(arch: ArchLike) -> Arch:
@@ -393,16 +392,17 @@ class Stage(nn.Module):
         """(B, C_in, H, W) to (B, C, ceil(H / 2), ceil(W / 2)); the first stage keeps H, W."""
         x = self.downsample(x)
         for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(
-                    block,
-                    x,
-                    use_reentrant=False,
-                    context_fn=lambda block=block: (nullcontext(), frozen_statistics(block)),
-                )
-            else:
-                x = block(x)
+            x = recomputed(block, x) if self.with_cp and torch.is_grad_enabled() else block(x)
         return x
+
+
+def recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """`block(x)`, whose activations are not kept but computed again in the backward pass."""
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), frozen_statistics(block)
+
+    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
@@ -411,14 +411,20 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 
     Checkpointing runs a block twice; its statistics must see the batch once.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    before = [
+        (norm, norm.momentum, norm.num_batches_tracked)
+        for norm in module.modules()
+        if isinstance(norm, _BatchNorm) and norm.num_batches_tracked is not None
+    ]
+    for norm, _, batches in before:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = batches.clone()
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, batches in before:
+            norm.momentum = momentum
+            norm.num_batches_tracked = batches
 
 
 # The network ------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Evaluate a checkpoint: box and mask AP, mIoU, or accuracy, as the config's evaluator says.
 
-    python tools/test.py configs/cascade_mask_rcnn_hire_s_coco.py CHECKPOINT
-    python tools/test.py configs/upernet_hire_s_ade20k.py CHECKPOINT --tta     # multi-scale mIoU
+python tools/test.py configs/cascade_mask_rcnn_hire_s_coco.py CHECKPOINT
+python tools/test.py configs/upernet_hire_s_ade20k.py CHECKPOINT --tta     # multi-scale mIoU
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ def main() -> None:
     if args.out:
         # MMDetection's dump packs masks; the others dump their data samples as they are.
         dump = "mmdet.DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
-        runner.test_evaluator.metrics.append(
-            METRICS.build(dict(type=dump, out_file_path=args.out))
-        )
+        runner.test_evaluator.metrics.append(METRICS.build(dict(type=dump, out_file_path=args.out)))
     runner.test()
 
 

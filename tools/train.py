@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Train a detector, segmentor or classifier.
 
-    python tools/train.py configs/cascade_mask_rcnn_hire_s_coco.py
-    bash tools/dist_train.sh configs/cascade_mask_rcnn_hire_s_coco.py 8 --amp
+python tools/train.py configs/cascade_mask_rcnn_hire_s_coco.py
+bash tools/dist_train.sh configs/cascade_mask_rcnn_hire_s_coco.py 8 --amp
 """
 
 from __future__ import annotations

@@ -1,0 +1,59 @@
+# `make` alone lists what can be done. Everything runs in $(VENV), which is made on first use.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Free disk space that a new environment asks for; empty means the script's own figure.
+MIN_FREE_GB ?=
+# Passed on to the command of a target: make test ARGS='-k fuse', make lock ARGS=--upgrade
+ARGS ?=
+
+BIN := $(VENV)/bin
+SOURCES := .
+
+# A Python that was named is insisted on. An unnamed one only serves to make the first environment.
+SETUP = $(PYTHON) tools/setup_env.py --venv $(VENV) \
+	$(if $(filter file,$(origin PYTHON)),,--exact) \
+	$(if $(MIN_FREE_GB),--min-free-gb $(MIN_FREE_GB))
+
+.DEFAULT_GOAL := help
+.PHONY: help env lock demo test lint format build clean
+
+help: ## list the targets
+	@echo 'make [PYTHON=python3.11] [VENV=.venv] TARGET'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+env: ## make or update the environment (a second run does nothing)
+	@$(SETUP)
+
+# Needs any uv at all, not an up-to-date environment: the lock may be what is broken.
+lock: $(BIN)/uv ## pin again what requirements/*.in ask for (ARGS=--upgrade takes newer releases)
+	$(BIN)/uv pip compile --universal --fork-strategy fewest --python-version 3.10 \
+		--no-python-downloads --only-binary :all: --no-emit-index-url \
+		--override requirements/overrides.txt --custom-compile-command 'make lock' --quiet \
+		--output-file requirements/lock.txt $(ARGS) requirements/dev.in
+
+$(BIN)/uv:
+	@$(SETUP)
+
+demo: env ## train, test and draw on embedded data
+	$(BIN)/python tools/demo.py $(ARGS)
+
+test: env ## run the tests (ARGS go to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: env ## check style, types and spelling
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy hire_mlp_mm
+	$(BIN)/codespell
+
+format: env ## rewrite the files in the project's style
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+build: env ## make the wheel and the source archive in dist/
+	$(BIN)/uv build --offline --no-build-isolation --python $(BIN)/python --out-dir dist
+
+clean: ## remove what the targets left, except the environment
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find hire_mlp_mm configs tools tests -name __pycache__ -prune -exec rm -rf {} +

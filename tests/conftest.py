@@ -1,0 +1,49 @@
+"""Shared by all tests: mmdet on mmcv-lite, a small thread count, the tiny data sets."""
+
+from __future__ import annotations
+
+import os
+
+# The models of the tests are small and the tests run side by side: one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import hire_mlp_mm.mmcv_ops  # noqa: F401  before any test imports mmdet
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+NANO = dict(
+    depths=(1, 2, 4, 2), dims=(8, 12, 16, 20), region_sizes=(4, 3, 3, 2), shift_periods=(2, 2, 3, 2)
+)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def run_tool():
+    """Run a tool from the project's root; returns the finished process."""
+
+    def run(*args: object, env: dict[str, str] | None = None, cwd: Path = ROOT, timeout: int = 300):
+        command = [sys.executable, *map(str, args)]
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,350 @@
+"""Do the weights load right, or else not at all, with a line that helps?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import shutil
+import zipfile
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from hire_mlp_mm import HireMLP, backbone, weights
+from hire_mlp_mm.checkpoint import (
+    CheckpointError,
+    convert_state_dict,
+    match_state_dict,
+    read_checkpoint,
+    select_backbone,
+)
+from hire_mlp_mm.hire_mlp import ARCHS, HireMLPNet
+from tests.conftest import NANO
+from tests.reference import classifier_state, dense_state
+
+KEYS = {"tiny": 415, "small": 795, "base": 1441, "large": 1441}
+TINY = classifier_state("tiny")
+CONVERTED = convert_state_dict(TINY)
+
+
+def pretrained(path, arch="tiny", **kwargs) -> HireMLP:
+    """A backbone that has loaded `path` by init_cfg."""
+    prefix = {"prefix": kwargs.pop("prefix")} if "prefix" in kwargs else {}
+    init_cfg = dict(type="Pretrained", checkpoint=str(path), **prefix)
+    model = HireMLP(arch, init_cfg=init_cfg, **kwargs)
+    model.init_weights()
+    return model
+
+
+def assert_loaded(model: HireMLP, dropped: tuple[str, ...] = ()) -> None:
+    state = model.state_dict()
+    for key, value in CONVERTED.items():
+        if not key.startswith(("head.", *dropped)):
+            assert torch.equal(state[key].float(), value.float()), key
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory):
+    """A file as the official training script writes it, its Namespace included."""
+    path = tmp_path_factory.mktemp("weights") / "hire_mlp_tiny.pth"
+    args = argparse.Namespace(model="hire_mlp_tiny", lr=5e-4, opt_betas=None, device="cuda")
+    torch.save(
+        dict(model=TINY, optimizer={"state": {}}, lr_scheduler={}, epoch=299, model_ema=None,
+             args=args), path,
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_official_keys_all_find_their_place(arch):
+    state = classifier_state(arch)
+    assert len(state) == KEYS[arch]
+    converted = convert_state_dict(state)
+    assert len(converted) == KEYS[arch]
+    with torch.device("meta"):
+        expected = HireMLPNet(arch).state_dict()
+    match = match_state_dict(converted, expected, "file")
+    assert set(match.dropped) == {"head.weight", "head.bias"}
+    assert {key.split(".")[0] for key in match.kept} == {"norm0", "norm1", "norm2"}
+
+
+def test_conversion_is_pure_and_passes_ours_through():
+    state = dict(TINY)
+    converted = convert_state_dict(state)
+    assert state == TINY
+    again = convert_state_dict(converted)
+    assert list(again) == list(converted)
+    assert all(again[key] is converted[key] for key in again)
+
+
+def test_dense_and_classifier_agree():
+    """norm6 of the dense backbone and norm of the classifier are one place."""
+    dense = convert_state_dict(dense_state("tiny"))
+    assert set(dense) - set(CONVERTED) == {k for k in dense if k[:5] in ("norm0", "norm1", "norm2")}
+
+
+@pytest.mark.parametrize("key", ["network.0.0.attn.mlp_h3.weight", "patch_embed.weight", "fc.bias"])
+def test_unknown_key_raises(key):
+    with pytest.raises(CheckpointError, match="is not one of Hire-MLP"):
+        convert_state_dict({**TINY, key: torch.zeros(1)})
+
+
+def test_official_file(official, monkeypatch):
+    said = []
+    monkeypatch.setattr(backbone, "print_log", lambda message, **kwargs: said.append(message))
+    assert_loaded(pretrained(official))
+    assert len(said) == 1
+    assert f"{official}: loaded 413 tensors" in said[0]
+    assert "dropped 2 without a place here (head)" in said[0]
+    assert "(norm0, norm1, norm2)" in said[0]
+
+
+CONTAINERS = {
+    "bare": lambda s: s,
+    "model": lambda s: {"model": s},
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3},
+    "ema only": lambda s: {"model_ema": s, "model": None},
+    "data parallel": lambda s: {"model": {f"module.{k}": v for k, v in s.items()}},
+    "converted": convert_state_dict,
+    "detector": lambda s: {
+        "state_dict": {
+            **{f"backbone.{k}": v for k, v in convert_state_dict(s).items() if k[:4] != "head"},
+            "neck.convs.weight": torch.zeros(3),
+            "roi_head.fc.bias": torch.zeros(3),
+        },
+        "meta": {"epoch": 12},
+    },
+    "wrapped detector": lambda s: {
+        "state_dict": {f"module.backbone.{k}": v for k, v in convert_state_dict(s).items()}
+    },
+    "reference segmentor": lambda s: {
+        "state_dict": {**{f"backbone.{k}": v for k, v in s.items()}, "decode_head.x": torch.ones(1)}
+    },
+    "mmpretrain classifier": lambda s: {
+        "state_dict": {
+            **{f"backbone.{k}": v for k, v in convert_state_dict(s).items() if k[:4] != "head"},
+            "head.fc.weight": s["head.weight"],
+        }
+    },
+    "half precision": lambda s: {"model": {k: v.half() for k, v in s.items()}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_containers(container, tmp_path):
+    torch.save(CONTAINERS[container](TINY), tmp_path / "file.pth")
+    model = pretrained(tmp_path / "file.pth")
+    if container != "half precision":
+        assert_loaded(model)
+    else:
+        weight = model.stages[2].blocks[3].mlp.fc1.weight
+        expected = CONVERTED["stages.2.blocks.3.mlp.fc1.weight"]
+        assert (weight - expected).abs().max() < 1e-3
+
+
+def test_ema_is_taken_when_asked(tmp_path):
+    averaged = {key: value + 1 for key, value in TINY.items()}
+    torch.save({"model": TINY, "model_ema": averaged}, tmp_path / "file.pth")
+    for ema, expected in ((False, TINY), (True, averaged)):
+        state = read_checkpoint(tmp_path / "file.pth", ema=ema)
+        assert torch.equal(state["norm.weight"], expected["norm.weight"])
+    torch.save({"model": TINY, "model_ema": None}, tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="no averaged weights"):
+        read_checkpoint(tmp_path / "none.pth", ema=True)
+
+
+def test_training_checkpoint_of_mmengine(tmp_path):
+    """Its log (HistoryBuffer, numpy) is skipped, not run."""
+    import numpy as np
+
+    log = {"loss": HistoryBuffer([1.0, 2.0], [1, 1]), "lr": np.float64(0.1), "n": np.arange(3)}
+    state = {f"backbone.{key}": value for key, value in CONVERTED.items()}
+    torch.save({"state_dict": state, "message_hub": {"log_scalars": log}}, tmp_path / "epoch_1.pth")
+    assert_loaded(pretrained(tmp_path / "epoch_1.pth"))
+
+
+@pytest.mark.parametrize("out_indices", [(0,), (0, 1), (1, 2), (3,)])
+@pytest.mark.parametrize("output_norm", [True, False])
+def test_part_of_a_network(official, out_indices, output_norm):
+    model = pretrained(official, out_indices=out_indices, output_norm=output_norm)
+    state = model.state_dict()
+    for key, value in CONVERTED.items():
+        if key in state:
+            assert torch.equal(state[key], value)
+
+
+def test_two_backbones_need_a_prefix(tmp_path):
+    student = {f"student.backbone.{k}": v for k, v in CONVERTED.items()}
+    teacher = {f"teacher.backbone.{k}": v + 1 for k, v in CONVERTED.items()}
+    torch.save({"state_dict": student | teacher}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match=r"several backbones \(student.backbone., teacher"):
+        pretrained(tmp_path / "file.pth")
+    assert_loaded(pretrained(tmp_path / "file.pth", prefix="student.backbone"))
+    with pytest.raises(CheckpointError, match="no Hire-MLP backbone under tutor"):
+        pretrained(tmp_path / "file.pth", prefix="tutor.")
+
+
+class Exploit:
+    """Unpickling this runs a command."""
+
+    def __reduce__(self):
+        return os.system, ("touch exploited",)
+
+
+def no_weights(path):
+    path.mkdir()
+
+
+def write(path, data):
+    path.write_bytes(data)
+
+
+def damage(key, change):
+    def make(path):
+        state = dict(TINY)
+        state[key] = change(state[key])
+        torch.save({"model": state}, path)
+
+    return make
+
+
+def without(*keys):
+    return lambda path: torch.save({k: v for k, v in TINY.items() if k not in keys}, path)
+
+
+def zip_of_text(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+
+
+def cut(path):
+    torch.save(TINY, path)
+    with open(path, "r+b") as file:
+        file.truncate(os.path.getsize(path) // 2)
+
+
+BAD_FILES = {
+    "folder": (no_weights, "is a folder"),
+    "empty": (lambda p: write(p, b""), "cannot be read"),
+    "text": (lambda p: write(p, b"<html>404 not found</html>"), "no torch weight file"),
+    "half a file": (cut, "cannot be read"),
+    "zip of text": (zip_of_text, "cannot be read"),
+    "plain pickle": (lambda p: write(p, pickle.dumps({"a": 1})), ""),
+    "a number": (lambda p: torch.save(3, p), "holds a int"),
+    "no tensors": (lambda p: torch.save({"epoch": 3}, p), "holds no weights: found epoch"),
+    "another network": (
+        lambda p: torch.save({"conv1.weight": torch.zeros(3)}, p),
+        "no Hire-MLP backbone; its first keys are conv1.weight",
+    ),
+    "exploit": (lambda p: torch.save({"model": TINY, "args": Exploit()}, p), "would run code"),
+    "bare exploit": (lambda p: torch.save(Exploit(), p), "would run code"),
+    "missing tensor": (without("network.4.1.mlp.fc1.weight"), "lacks stages.2.blocks.1.mlp.fc1"),
+    "half a norm": (without("norm.bias"), "lacks norm3.bias"),
+    "wrong shape": (
+        damage("patch_embed.proj.weight", lambda w: w[:, :1]),
+        "stem.proj.weight has shape (64, 1, 7, 7), the network needs (64, 3, 7, 7)",
+    ),
+    "wrong region": (damage("network.2.0.attn.mlp_h1.weight", lambda w: w[:, :256]), "has shape"),
+    "odd region": (damage("network.2.0.attn.mlp_w1.weight", lambda w: w[:, :250]), "has shape"),
+    "not a number": (damage("network.0.0.mlp.fc1.bias", lambda b: b * float("nan")), "NaN or Inf"),
+    "infinite": (damage("norm.running_var", lambda b: b / 0), "NaN or Inf"),
+    "another size": (lambda p: torch.save(classifier_state("small"), p), "depths 3,4,10,3"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_bad_files(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make, message = BAD_FILES[kind]
+    path = tmp_path / "file.pth"
+    make(path)
+    with pytest.raises(CheckpointError) as error:
+        pretrained(path)
+    assert str(path) in str(error.value) or "region" in kind
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not os.path.exists("exploited")
+
+
+def test_same_keys_other_widths(tmp_path):
+    """Base and Large have the same keys; shapes tell them apart."""
+    with torch.device("meta"):
+        large, base = HireMLPNet("large").state_dict(), HireMLPNet("base").state_dict()
+    with pytest.raises(
+        CheckpointError, match=r"dims 96,192,384,768, this one has .* 64,128,320,512"
+    ):
+        match_state_dict(large, base, "file")
+
+
+def test_batchnorm_file_into_a_groupnorm_network(official):
+    with pytest.raises(CheckpointError, match="norm_cfg or arch is another"):
+        pretrained(official, norm_cfg=dict(type="GN", num_groups=8))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth not found"):
+        pretrained(tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize("init_cfg", [dict(type="Pretrained"), dict(checkpoint="x", key="y")])
+def test_odd_init_cfg(init_cfg):
+    with pytest.raises(CheckpointError, match="expected dict"):
+        HireMLP(NANO, init_cfg=dict(type="Pretrained") | init_cfg).init_weights()
+
+
+def test_url_is_downloaded_once(official, tmp_path, monkeypatch):
+    """A published name is its URL; the file is kept in torch hub's folder."""
+    fetched = []
+
+    def download(url, target, **kwargs):
+        fetched.append(url)
+        shutil.copy(official, target)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert_loaded(pretrained("hire-mlp://tiny"))
+    assert_loaded(pretrained(weights.WEIGHTS["tiny"].url))
+    assert fetched == [weights.WEIGHTS["tiny"].url]
+
+
+def test_failed_download_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(CheckpointError, match="download it by hand"):
+        pretrained("http://localhost:9/hire_mlp_tiny.pth")
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("name", ["large", "smal", ""])
+def test_unpublished_weights(name):
+    with pytest.raises(CheckpointError, match="no such weights were published"):
+        pretrained(f"hire-mlp://{name}")
+
+
+def test_records_are_of_known_archs():
+    for name, record in weights.WEIGHTS.items():
+        assert record.arch == name
+        assert name in ARCHS
+        assert record.url.startswith("https://")
+
+
+def test_a_part_of_a_loaded_model(official):
+    """select_backbone takes the prefix off and leaves the neighbours out."""
+    model = {f"a.b.{key}": value for key, value in TINY.items()} | {"c": torch.zeros(1)}
+    assert select_backbone(model, "file").keys() == TINY.keys()
+
+
+@pytest.mark.parametrize("classifier", [False, True])
+def test_converter(official, classifier, tmp_path, run_tool):
+    target = tmp_path / "converted.pth"
+    options = ["--classifier"] if classifier else []
+    done = run_tool("tools/convert_checkpoint.py", official, target, *options)
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {415 if classifier else 413} tensors" in done.stdout
+    assert_loaded(pretrained(target))
+    again = run_tool("tools/convert_checkpoint.py", official, target, *options)
+    assert again.returncode == 2
+    assert again.stderr.strip().splitlines() == [
+        f"convert_checkpoint.py: error: {target} exists already; name a new file"
+    ]

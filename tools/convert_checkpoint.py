@@ -1,0 +1,71 @@
+#!/usr/bin/env python
+"""Convert a weight file of the reference code into one for OpenMMLab.
+
+The backbone loads official files as they are; convert where another program reads the file, or
+to get a classifier with its head.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import torch
+from _common import UserError, run
+
+import hire_mlp_mm
+from hire_mlp_mm.checkpoint import (
+    CheckpointError,
+    StateDict,
+    convert_state_dict,
+    read_checkpoint,
+    select_backbone,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Convert a reference weight file for OpenMMLab.")
+    parser.add_argument("source", help="weight file: a path or a URL")
+    parser.add_argument("target", help="file to write; it must not exist")
+    parser.add_argument(
+        "--classifier",
+        action="store_true",
+        help="write an mmpretrain ImageClassifier with its head, not the backbone alone",
+    )
+    parser.add_argument("--ema", action="store_true", help="take the averaged weights (model_ema)")
+    parser.add_argument("--prefix", default="", help="of the backbone, where a file holds several")
+    return parser.parse_args()
+
+
+def as_classifier(state_dict: StateDict, source: str) -> StateDict:
+    """Names of an mmpretrain ImageClassifier with a LinearClsHead.
+
+    Raises:
+        CheckpointError: the file holds no head.
+    """
+    heads = {key: value for key, value in state_dict.items() if key.startswith("head.")}
+    if not heads:
+        raise CheckpointError(f"{source} holds no classification head; leave out --classifier")
+    backbone = {f"backbone.{key}": v for key, v in state_dict.items() if key not in heads}
+    return backbone | {key.replace("head.", "head.fc."): v for key, v in heads.items()}
+
+
+def main() -> None:
+    args = parse_args()
+    if os.path.exists(args.target):
+        raise UserError(f"{args.target} exists already; name a new file")
+    state_dict = read_checkpoint(args.source, ema=args.ema)
+    state_dict = convert_state_dict(select_backbone(state_dict, args.source, args.prefix))
+    if args.classifier:
+        state_dict = as_classifier(state_dict, args.source)
+    else:
+        state_dict = {k: v for k, v in state_dict.items() if not k.startswith("head.")}
+    # Tensors of a file share storages at times; clones make the new file no larger than it needs.
+    state_dict = {key: value.clone() for key, value in state_dict.items()}
+    meta = dict(source=os.path.basename(args.source), hire_mlp_mm=hire_mlp_mm.__version__)
+    torch.save(dict(meta=meta, state_dict=state_dict), args.target)
+    print(f"wrote {len(state_dict)} tensors to {args.target}")
+
+
+if __name__ == "__main__":
+    run(main)
