@@ -1,0 +1,157 @@
+"""Do torchvision's kernels stand in for mmcv's, and only where they must?"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from mmcv.ops import RoIAlign, batched_nms, nms
+
+from hire_mlp_mm import mmcv_ops
+from tests.conftest import ROOT
+
+
+def naive_nms(boxes, scores, threshold, offset):
+    order, kept = list(np.argsort(-scores)), []
+    while order:
+        best = order.pop(0)
+        kept.append(best)
+
+        def overlap(i, best=best):
+            a, b = boxes[i], boxes[best]
+            w = min(a[2], b[2]) - max(a[0], b[0]) + offset
+            h = min(a[3], b[3]) - max(a[1], b[1]) + offset
+            inter = max(w, 0) * max(h, 0)
+            areas = [(c[2] - c[0] + offset) * (c[3] - c[1] + offset) for c in (a, b)]
+            return inter / (sum(areas) - inter)
+
+        order = [i for i in order if overlap(i) <= threshold]
+    return kept
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("threshold", [0.3, 0.7])
+def test_nms_equals_the_definition(offset, threshold):
+    corners = torch.rand(80, 2) * 50
+    boxes = torch.cat([corners, corners + 5 + torch.rand(80, 2) * 30], 1)
+    scores = torch.rand(80)
+    dets, kept = nms(boxes, scores, threshold, offset=offset)
+    expected = naive_nms(boxes.double().numpy(), scores.numpy(), threshold, offset)
+    assert kept.tolist() == expected
+    assert torch.equal(dets, torch.cat([boxes, scores[:, None]], 1)[kept])
+
+
+def test_batched_nms_keeps_classes_apart():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [1, 1, 10, 10]])
+    scores, classes = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 0])
+    _, kept = batched_nms(boxes, scores, classes, dict(type="nms", iou_threshold=0.5))
+    assert kept.tolist() == [0, 1]
+
+
+def test_nms_without_boxes():
+    dets, kept = nms(torch.zeros(0, 4), torch.zeros(0), 0.5)
+    assert dets.shape == (0, 5)
+    assert kept.shape == (0,)
+
+
+def naive_roi_align(feature, roi, size, scale, ratio):
+    """One RoI on one (C, H, W) map, aligned, average of ratio x ratio bilinear samples per bin."""
+    C, H, W = feature.shape
+    x1, y1, x2, y2 = (v * scale - 0.5 for v in roi)
+    out = np.zeros((C, size, size))
+    for i in range(size):
+        for j in range(size):
+            for a in range(ratio):
+                for b in range(ratio):
+                    y = y1 + (i + (a + 0.5) / ratio) * (y2 - y1) / size
+                    x = x1 + (j + (b + 0.5) / ratio) * (x2 - x1) / size
+                    if not (-1 <= y <= H and -1 <= x <= W):
+                        continue
+                    y, x = min(max(y, 0), H - 1), min(max(x, 0), W - 1)
+                    y0, x0 = int(y), int(x)
+                    yn, xn = min(y0 + 1, H - 1), min(x0 + 1, W - 1)
+                    fy, fx = y - y0, x - x0
+                    top = feature[:, y0, x0] * (1 - fx) + feature[:, y0, xn] * fx
+                    low = feature[:, yn, x0] * (1 - fx) + feature[:, yn, xn] * fx
+                    out[:, i, j] += (top * (1 - fy) + low * fy) / ratio**2
+    return out
+
+
+def test_roi_align_equals_the_definition():
+    features = torch.rand(2, 3, 9, 11, dtype=torch.float64)
+    rois = torch.tensor([[0, 1.0, 2, 30, 25], [1, 5, 5, 40, 35]], dtype=torch.float64)
+    out = RoIAlign(4, 0.25, sampling_ratio=2)(features, rois)
+    for k, roi in enumerate(rois.numpy()):
+        expected = naive_roi_align(features[int(roi[0])].numpy(), roi[1:], 4, 0.25, 2)
+        np.testing.assert_allclose(out[k].numpy(), expected, atol=1e-12)
+
+
+def test_roi_align_gradient():
+    features = torch.rand(1, 2, 6, 7, dtype=torch.float64, requires_grad=True)
+    rois = torch.tensor([[0, 1.0, 2, 20, 18]], dtype=torch.float64)
+    layer = RoIAlign(3, 0.25, sampling_ratio=2)
+    assert torch.autograd.gradcheck(lambda x: layer(x, rois), features)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    features = torch.rand(1, 2, 6, 7).to(dtype).requires_grad_()
+    rois = torch.tensor([[0, 1.0, 2, 20, 18]], dtype=dtype)
+    out = RoIAlign(3, 0.25, sampling_ratio=2)(features, rois)
+    out.sum().backward()
+    assert out.dtype == features.grad.dtype == dtype
+    exact = RoIAlign(3, 0.25, sampling_ratio=2)(features.float(), rois.float())
+    assert (out - exact).abs().max() < 0.02
+    boxes, scores = rois[:, 1:].expand(3, 4).contiguous(), torch.rand(3).to(dtype)
+    assert len(nms(boxes, scores, 0.5)[1]) == 1
+
+
+def test_a_missing_op_names_itself_and_the_cure():
+    from mmcv.ops import ModulatedDeformConv2dPack
+
+    layer = ModulatedDeformConv2dPack(4, 4, 3)
+    with pytest.raises(mmcv_ops.MissingOpError, match="modulated_deform_conv") as error:
+        layer(torch.rand(1, 4, 8, 8))
+    assert "MMCV_WITH_OPS=1" in str(error.value)
+    with pytest.raises(mmcv_ops.MissingOpError, match="pool_mode='max'"):
+        RoIAlign(3, 1.0, pool_mode="max")(torch.rand(1, 1, 4, 4), torch.rand(1, 5))
+
+
+def test_the_stand_in_looks_like_a_module():
+    from mmcv.utils import ext_loader
+
+    assert importlib.util.find_spec("mmcv._ext") is not None
+    assert ext_loader.check_ops_exist()
+    assert "torchvision" in mmcv_ops.describe()
+    before = list(sys.meta_path)
+    mmcv_ops.install()
+    assert sys.meta_path == before
+
+
+def test_compiled_ops_are_left_alone(tmp_path):
+    """With a compiled mmcv._ext on mmcv's path (here a file), the stand-in is not asked."""
+    (tmp_path / "_ext.py").write_text("origin = 'compiled'\n")
+    code = (
+        f"import mmcv; mmcv.__path__.append({str(tmp_path)!r})\n"
+        "import runpy, sys\n"
+        "ops = runpy.run_path('hire_mlp_mm/mmcv_ops.py')\n"
+        "import mmcv._ext\n"
+        "assert mmcv._ext.origin == 'compiled'\n"
+        "assert 'torchvision' not in sys.modules\n"
+        "print(ops['describe']())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip().endswith("compiled ops"), done.stderr
+
+
+def test_other_modules_are_none_of_its_business():
+    finder = mmcv_ops.StandInFinder()
+    assert finder.find_spec("mmcv._other", None) is None
+    assert isinstance(finder.create_module(finder.find_spec("mmcv._ext", None)), types.ModuleType)
