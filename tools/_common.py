@@ -16,7 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
 from mmengine.logging import HistoryBuffer
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
 
 from hire_mlp_mm import mmcv_ops  # before mmdet is imported, which needs mmcv's ops
 from hire_mlp_mm.checkpoint import CheckpointError
@@ -79,6 +82,28 @@ def load_config(args: argparse.Namespace) -> Config:
             if cfg.get(loader):
                 cfg[loader].setdefault("collate_fn", dict(type="default_collate"))
     return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Mmengine's runner of a config, its log opened with the line that says which ops mmcv has."""
+    allow_training_checkpoints()
+    if cfg.launcher == "pytorch" and get_device() == "cpu":
+        join_processes_on_cpu(cfg)
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.logger.info(mmcv_ops.describe())
+    return runner
+
+
+def join_processes_on_cpu(cfg: Config) -> None:
+    """Start torch.distributed on the CPU, for which mmengine's launchers want a GPU."""
+    torch.distributed.init_process_group("gloo")
+    cfg.sync_bn = None  # torch has SyncBN for GPUs only
+    cfg.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel",
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
+    )
 
 
 def check_file(path: str, what: str) -> None:

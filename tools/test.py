@@ -12,17 +12,15 @@ import os
 
 from _common import (
     UserError,
-    allow_training_checkpoints,
+    build_runner,
     check_data,
     check_file,
     load_config,
     make_parser,
-    mmcv_ops,
     run,
 )
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import METRICS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.registry import METRICS
 
 
 def parse_args() -> argparse.Namespace:
@@ -72,9 +70,7 @@ def main() -> None:
         show_in(cfg, args.show_dir)
     if args.tta:
         augment(cfg)
-    allow_training_checkpoints()
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    runner.logger.info(mmcv_ops.describe())
+    runner = build_runner(cfg)
     if args.out:
         # MMDetection's dump packs masks; the others dump their data samples as they are.
         dump = "mmdet.DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"

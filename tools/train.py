@@ -11,18 +11,15 @@ import argparse
 
 from _common import (
     UserError,
-    allow_training_checkpoints,
+    build_runner,
     check_data,
     check_file,
     load_config,
     make_parser,
-    mmcv_ops,
     run,
 )
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,10 +67,7 @@ def main() -> None:
     cfg = load_config(args)
     apply_options(cfg, args)
     check_data(cfg, ("train", "val"))
-    allow_training_checkpoints()
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
-    runner.logger.info(mmcv_ops.describe())
-    runner.train()
+    build_runner(cfg).train()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,298 @@
+"""Do the tools train, survive, test and draw, and say in one line what is missing?"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from shapes import write_shapes
+
+from tests.conftest import ROOT
+
+DETECTION = "configs/cascade_mask_rcnn_hire_nano_shapes.py"
+SEGMENTATION = "configs/upernet_hire_nano_shapes.py"
+CLASSIFIER = """
+custom_imports = dict(imports=["hire_mlp_mm"])
+default_scope = "mmpretrain"
+model = dict(
+    type="ImageClassifier",
+    backbone=dict(
+        type="HireMLP", arch=dict(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16)), out_indices=(3,)
+    ),
+    neck=dict(type="GlobalAveragePooling"),
+    head=dict(
+        type="LinearClsHead", num_classes=2, in_channels=16, loss=dict(type="CrossEntropyLoss"),
+        topk=(1,),
+    ),
+    data_preprocessor=dict(num_classes=2, mean=[127.0] * 3, std=[64.0] * 3, to_rgb=True),
+)
+data_root = "{{$CLASSES_ROOT:data/}}"
+pipeline = [dict(type="LoadImageFromFile"), dict(type="PackInputs")]
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(type="CustomDataset", data_root=data_root, pipeline=pipeline),
+)
+val_dataloader = train_dataloader
+test_dataloader = train_dataloader
+val_evaluator = dict(type="Accuracy", topk=(1,))
+test_evaluator = val_evaluator
+train_cfg = dict(by_epoch=True, max_epochs=4, val_interval=4)
+val_cfg = dict()
+test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type="AdamW", lr=1e-2))
+randomness = dict(seed=0)
+default_hooks = dict(visualization=dict(type="VisualizationHook", enable=False))
+visualizer = dict(type="UniversalVisualizer", vis_backends=[dict(type="LocalVisBackend")])
+"""
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> dict[str, str]:
+    """Environment with the path of a small data set."""
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, train=8, val=4)
+    return {"SHAPES_ROOT": str(folder)}
+
+
+def options(iterations: int, every: int) -> list[str]:
+    """Command line of a short training with a checkpoint every few iterations."""
+    return [
+        "--cfg-options",
+        f"train_cfg.max_iters={iterations}",
+        f"train_cfg.val_interval={iterations}",
+        f"default_hooks.checkpoint.interval={every}",
+        "default_hooks.checkpoint.max_keep_ckpts=10",
+        "default_hooks.logger.interval=1",
+        "train_dataloader.batch_size=2",
+    ]
+
+
+def metrics(work_dir: Path) -> dict[str, float]:
+    """What the last test run in a work dir wrote."""
+    return json.loads(sorted(work_dir.glob("*/2*.json"))[-1].read_text())
+
+
+def kill_when(path: Path, command: list[str], env: dict[str, str]) -> None:
+    """Run a command and SIGKILL it as soon as a file is there."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True
+    )
+    end = time.time() + 200
+    while not path.exists() and time.time() < end and process.poll() is None:
+        time.sleep(0.02)
+    assert path.exists()
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it had finished already"
+
+
+@pytest.mark.timeout(600)
+def test_detector_trains_dies_resumes_and_is_tested(shapes, tmp_path, run_tool):
+    train = ["tools/train.py", DETECTION, "--work-dir", str(tmp_path / "train")]
+    # When the second checkpoint appears, the first one is whole and noted as the newest.
+    second = tmp_path / "train/iter_4.pth"
+    kill_when(second, [sys.executable, *train, *options(40, 2)], shapes)
+    done = run_tool(*train, "--resume", *options(8, 2), env=shapes)
+    assert done.returncode == 0, done.stderr
+    assert "resumed epoch: 0, iter: " in done.stdout
+    assert "torchvision" in done.stdout
+    last = torch.load(tmp_path / "train/iter_8.pth", weights_only=False)
+    assert last["meta"]["iter"] == 8
+    assert len(last["optimizer"]["state"]) > 100
+
+    test = ["tools/test.py", DETECTION, tmp_path / "train/iter_8.pth"]
+    test += ["--work-dir", tmp_path / "test", "--out", tmp_path / "out.pkl"]
+    done = run_tool(*test, "--show-dir", tmp_path / "pictures", env=shapes)
+    assert done.returncode == 0, done.stderr
+    assert {"coco/bbox_mAP", "coco/segm_mAP"} <= metrics(tmp_path / "test").keys()
+    assert len(pickle.loads((tmp_path / "out.pkl").read_bytes())) == 4
+    pictures = list((tmp_path / "pictures").glob("*.jpg"))
+    assert len(pictures) == 4
+    assert Image.open(pictures[0]).size == (256, 128)  # truth and prediction side by side
+
+
+@pytest.mark.timeout(600)
+def test_segmentor_trains_resumes_and_is_tested(shapes, tmp_path, run_tool):
+    train = ["tools/train.py", SEGMENTATION, "--work-dir", tmp_path / "train"]
+    done = run_tool(*train, *options(2, 1), env=shapes)
+    assert done.returncode == 0, done.stderr
+    checkpoint = tmp_path / "train/iter_1.pth"
+    done = run_tool(*train, "--resume", checkpoint, *options(4, 1), env=shapes)
+    assert done.returncode == 0, done.stderr
+    assert "resumed epoch: 0, iter: 1" in done.stdout
+    test = ["tools/test.py", SEGMENTATION, tmp_path / "train/iter_4.pth"]
+    done = run_tool(
+        *test, "--work-dir", tmp_path / "test", "--show-dir", tmp_path / "pictures", env=shapes
+    )
+    assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "test")["mIoU"] >= 0
+    assert len(list((tmp_path / "pictures").rglob("*.png"))) == 4
+
+
+@pytest.mark.timeout(600)
+def test_multi_scale_test(shapes, tmp_path, run_tool):
+    """--tta by the real recipe's pipeline and merging, on a network of 1 scale, then 12 views."""
+    config = tmp_path / "tta.py"
+    config.write_text(
+        f"_base_ = ['{ROOT}/{SEGMENTATION}']\n"
+        "tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=[\n"
+        "    [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (0.5, 1.0)],\n"
+        "    [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)],\n"
+        "    [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])]\n"
+    )
+    done = run_tool(
+        "tools/train.py", config, "--work-dir", tmp_path / "train", *options(1, 1), env=shapes
+    )
+    assert done.returncode == 0, done.stderr
+    checkpoint = tmp_path / "train/iter_1.pth"
+    results = {}
+    for name, flags in (("plain", []), ("tta", ["--tta"])):
+        work_dir = tmp_path / name
+        done = run_tool(
+            "tools/test.py", config, checkpoint, "--work-dir", work_dir, *flags, env=shapes
+        )
+        assert done.returncode == 0, done.stderr
+        results[name] = metrics(work_dir)
+    assert results["plain"] != results["tta"]
+
+
+@pytest.mark.timeout(600)
+def test_classifier_trains_and_is_tested(tmp_path, run_tool):
+    """Black against white pictures: learnt in a few steps, so the accuracy says something."""
+    for label, level in (("dark", 20), ("light", 230)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(4):
+            image = Image.new("RGB", (64, 64), (level + i, level, level))
+            image.save(tmp_path / "data" / label / f"{i}.png")
+    config = tmp_path / "classifier.py"
+    config.write_text(CLASSIFIER)
+    env = {"CLASSES_ROOT": str(tmp_path / "data")}
+    done = run_tool("tools/train.py", config, "--work-dir", tmp_path / "train", env=env)
+    assert done.returncode == 0, done.stderr
+    test = ["tools/test.py", config, tmp_path / "train/epoch_4.pth", "--work-dir", tmp_path / "t"]
+    done = run_tool(*test, "--out", tmp_path / "o.pkl", "--show-dir", tmp_path / "p", env=env)
+    assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path / "t")["accuracy/top1"] == 100
+    assert len(pickle.loads((tmp_path / "o.pkl").read_bytes())) == 8
+    assert list((tmp_path / "p").glob("*.png"))
+
+
+@pytest.mark.timeout(600)
+def test_two_processes(shapes, tmp_path):
+    """dist_train.sh and dist_test.sh, on the CPU with gloo."""
+    env = {**os.environ, **shapes, "PYTHON": sys.executable, "PORT": "29611"}
+    command = ["tools/dist_train.sh", SEGMENTATION, "2", "--work-dir", str(tmp_path / "train")]
+    done = subprocess.run(
+        ["bash", *command, *options(2, 2)],
+        cwd=ROOT, env=env, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    command = ["tools/dist_test.sh", SEGMENTATION, str(tmp_path / "train/iter_2.pth"), "2"]
+    command += ["--work-dir", str(tmp_path / "test")]
+    done = subprocess.run(
+        ["bash", *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "mIoU" in metrics(tmp_path / "test")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("host", "config"), [("mmdet", DETECTION), ("mmseg", SEGMENTATION)])
+def test_recipes_run_under_the_hosts_own_train_py(host, config, shapes, tmp_path, run_tool):
+    """Nothing of ours on the command line: the config's custom_imports do it all."""
+    tool = Path(find_spec(host).origin).parent / ".mim/tools/train.py"
+    done = run_tool(tool, config, "--work-dir", tmp_path, *options(1, 1), env=shapes)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "iter_1.pth").exists()
+
+
+COCO, ADE = "configs/cascade_mask_rcnn_hire_s_coco.py", "configs/upernet_hire_s_ade20k.py"
+NO_WEIGHTS = ["--cfg-options", "model.backbone.init_cfg=None"]
+MISTAKES = {
+    "config": (["train", "configs/nothing.py"], "config configs/nothing.py not found"),
+    "coco": (["train", COCO], "data set folder nowhere/ not found (in train_dataloader)"),
+    "ade": (["train", ADE], "set ADE_ROOT, or data_root"),
+    "annotations": (
+        ["train", COCO, "--cfg-options", "train_dataloader.dataset.data_root=."],
+        "annotation file ./annotations/instances_train2017.json not found",
+    ),
+    "evaluator": (
+        ["test", DETECTION, "setup.py", "--cfg-options", "test_evaluator.ann_file=gone.json"],
+        "annotation file gone.json not found (in test_evaluator)",
+    ),
+    "resume": (["train", DETECTION, "--resume", "gone.pth"], "checkpoint gone.pth not found"),
+    "checkpoint": (["test", DETECTION, "gone.pth"], "checkpoint gone.pth not found"),
+    "weights": (
+        [
+            "train", DETECTION, "--cfg-options", "model.backbone.init_cfg.type=Pretrained",
+            "model.backbone.init_cfg.checkpoint=gone.pth",
+        ],
+        "weight file gone.pth not found",
+    ),
+    "unpublished": (
+        [
+            "train", DETECTION, "--cfg-options", "model.backbone.init_cfg.type=Pretrained",
+            "model.backbone.init_cfg.checkpoint=hire-mlp://large",
+        ],
+        "no such weights were published",
+    ),
+    "out": (["test", DETECTION, "setup.py", "--out", "setup.py"], "exists already"),
+    "out name": (["test", DETECTION, "setup.py", "--out", "x.json"], "ends in .pkl"),
+    "tta": (["test", DETECTION, "setup.py", "--tta"], "no tta_model"),
+    "auto scale": (["train", DETECTION, "--auto-scale-lr"], "base_batch_size"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(mistake, shapes, tmp_path, run_tool):
+    (tool, *args), message = MISTAKES[mistake]
+    env = {**shapes, "COCO_ROOT": "nowhere/", "ADE_ROOT": "nowhere/"}
+    done = run_tool(f"tools/{tool}.py", *args, "--work-dir", tmp_path, env=env)
+    lines = [
+        line
+        for line in done.stderr.splitlines()
+        if line.startswith(f"{tool}.py: error: ") and message in line
+    ]
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_amp_without_a_gpu(shapes, tmp_path, run_tool):
+    done = run_tool("tools/train.py", DETECTION, "--amp", "--work-dir", tmp_path, env=shapes)
+    assert done.returncode == 2
+    assert "--amp needs a GPU" in done.stderr
+
+
+def test_scripts_say_how_they_are_used():
+    for name, words in (("dist_train", 1), ("dist_test", 2), ("slurm_train", 1)):
+        command = ["bash", f"tools/{name}.sh", *["x"] * (words - 1)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert f"usage: {name}.sh" in done.stderr
+
+
+def test_slurm_command(tmp_path):
+    """What slurm_train.sh asks of srun."""
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GPUS": "4"}
+    command = ["bash", "tools/slurm_train.sh", "part", "job", COCO, "--amp"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    asked = done.stdout.split()
+    assert {"--partition=part", "--ntasks=4", "--gres=gpu:4", "--launcher", "slurm"} <= set(asked)
+    assert asked[-1] == "--amp"
