@@ -1,0 +1,244 @@
+"""Does every command and snippet of the README run as it stands?
+
+The commands run in a scratch folder with the real tools, data in its usual place and the recipes
+cut down to small images and a step or two. What a test machine cannot have is put in its place:
+two processes for 8 GPUs, loopback for a second machine, a fake srun.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from shapes import write_shapes
+
+from tests.conftest import ROOT
+from tests.reference import classifier_state
+from tests.test_configs import build, load, macs, training_data
+
+README = (ROOT / "README.md").read_text()
+COCO, ADE = "cascade_mask_rcnn_hire_s_coco", "upernet_hire_s_ade20k"
+SMALL_COCO = f"""
+_base_ = "{ROOT}/configs/{COCO}.py"
+load = [
+    dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True, with_mask=True)
+]
+train_dataloader = dict(
+    batch_size=1, num_workers=0, persistent_workers=False,
+    dataset=dict(indices=2, pipeline=[*load, dict(type="PackDetInputs")]),
+)
+val_dataloader = dict(
+    num_workers=0, persistent_workers=False,
+    dataset=dict(indices=2, pipeline=[*_base_.test_pipeline[:1],
+        dict(type="Resize", scale=(128, 128), keep_ratio=True), *_base_.test_pipeline[2:]]),
+)
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1)
+model = dict(
+    train_cfg=dict(
+        rpn_proposal=dict(max_per_img=16),
+        rcnn=[dict(r, sampler=dict(r["sampler"], num=16)) for r in _base_.model.train_cfg.rcnn],
+    ),
+    # Untrained, so scores are low; without any box there would be no AP.
+    test_cfg=dict(rpn=dict(max_per_img=16), rcnn=dict(score_thr=0.0)),
+)
+"""
+SMALL_ADE = f"""
+_base_ = "{ROOT}/configs/{ADE}.py"
+load = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", reduce_zero_label=True)]
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False,
+    dataset=dict(pipeline=[*load, dict(type="PackSegInputs")]),
+)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(indices=1))
+test_dataloader = val_dataloader
+
+def small(transform):
+    '''A resize to an eighth, another transform as it is.'''
+    scale = transform.get("scale")
+    return dict(transform, scale=(scale[0] // 8, scale[1] // 8)) if scale else transform
+test_pipeline = [small(one) for one in _base_.test_pipeline]
+tta = _base_.tta_pipeline[1]["transforms"]
+tta_pipeline = [
+    _base_.tta_pipeline[0],
+    dict(type="TestTimeAug", transforms=[[small(t) for t in tta[0]], *tta[1:]]),
+]
+val_dataloader["dataset"]["pipeline"] = test_pipeline
+train_cfg = dict(max_iters=1, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=1))
+model = dict(data_preprocessor=dict(size=(128, 128)))
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+COMMANDS = [
+    line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines() if line
+]
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch) -> Path:
+    """A folder as a user has it: tools, configs, data and weights in their usual places."""
+    (tmp_path / "tools").symlink_to(ROOT / "tools")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / f"configs/{COCO}.py").write_text(SMALL_COCO)
+    (tmp_path / f"configs/{ADE}.py").write_text(SMALL_ADE)
+    ade = tmp_path / "data/ade/ADEChallengeData2016"
+    write_shapes(ade, train=4, val=2)
+    coco = tmp_path / "data/coco"
+    (coco / "annotations").mkdir(parents=True)
+    names = iter(("person", "bicycle", "car") * 2)
+    for split, name in (("training", "train2017"), ("validation", "val2017")):
+        (coco / name).symlink_to(ade / "images" / split)
+        content = json.loads((ade / f"annotations/instances_{split}.json").read_text())
+        for category in content["categories"]:
+            category["name"] = next(names)
+        (coco / f"annotations/instances_{name}.json").write_text(json.dumps(content))
+    weights = tmp_path / "hub/checkpoints/hire_mlp_small.pth"
+    weights.parent.mkdir(parents=True)
+    torch.save({"model": classifier_state("small")}, weights)
+    (tmp_path / weights.name).symlink_to(weights)
+    (tmp_path / "srun").write_text("#!/bin/sh\necho asked srun: $@\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv(
+        "PATH", f"{Path(sys.executable).parent}:{tmp_path}:{os.environ['PATH']}"
+    )  # fmt: skip
+    return tmp_path
+
+
+def adapted(command: str) -> list[str]:
+    """The command for this machine; one per machine that it is for."""
+    checkpoint = (
+        f"work_dirs/{COCO}/epoch_1.pth" if COCO in command else f"work_dirs/{ADE}/iter_1.pth"
+    )
+    command = command.replace("CHECKPOINT", checkpoint)
+    if command == "pip install .":
+        return [f"uv pip install --no-deps --no-build-isolation --target site {ROOT}"]
+    if command.startswith("make"):
+        return [f"make -C {ROOT} --dry-run {command.removeprefix('make ')}"]
+    if "dist_" in command:
+        command = command.replace(" --amp", "").replace("first-machine", "127.0.0.1")
+        if "NODE_RANK=0" in command:
+            command = re.sub(r" 8$", " 1", f"PORT=29623 {command}")
+            return [command, command.replace("NODE_RANK=0", "NODE_RANK=1")]
+        return [re.sub(r" 8$", " 2", f"PORT=29621 {command}")]
+    return [command]
+
+
+def run_all(commands: list[str], folder: Path) -> str:
+    """Run commands of the README one after the other; what they printed."""
+    said = ""
+    for command in commands:
+        together = [
+            subprocess.Popen(
+                ["bash", "-c", one], cwd=folder, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )
+            for one in adapted(command)
+        ]  # fmt: skip
+        for process in together:
+            output = process.communicate(timeout=400)[0]
+            assert process.returncode == 0, (command, output[-3000:])
+            said += output
+    return said
+
+
+def about(name: str) -> list[str]:
+    return [command for command in COMMANDS if name in command]
+
+
+@pytest.mark.timeout(900)
+def test_commands_of_the_detector(scratch):
+    said = run_all(about(COCO), scratch)
+    assert len(about(COCO)) == 5
+    assert "hire_mlp_small.pth: loaded 793 tensors; dropped 2 without a place here (head)" in said
+    assert "resumed epoch: 1" in said
+    assert said.count("coco/bbox_mAP: ") >= 2
+    assert said.count("coco/segm_mAP: ") >= 2
+    assert list((scratch / "pictures").glob("*.jpg"))
+
+
+@pytest.mark.timeout(900)
+def test_commands_of_the_segmentor(scratch):
+    said = run_all(about(ADE), scratch)
+    assert len(about(ADE)) == 5
+    assert len(re.findall(r"Iter\(test\) .*mIoU: \d", said)) == 2
+    assert "asked srun: --partition=PARTITION --job-name=JOB" in said
+
+
+@pytest.mark.timeout(300)
+def test_other_commands(scratch):
+    others = [c for c in COMMANDS if c not in about(COCO) + about(ADE)]
+    assert len(others) == 5
+    said = run_all(others, scratch)
+    assert "wrote 793 tensors to backbone.pth" in said
+    assert "wrote 795 tensors to classifier.pth" in said
+    assert (scratch / "site/hire_mlp_mm/backbone.py").exists()
+
+
+@pytest.mark.parametrize("host", ["mmdet", "mmseg"])
+def test_config_snippets(host, scratch):
+    """The drop-in snippet, on the config that its host ships, loads weights and trains."""
+    (snippet,) = [block for block in blocks("python") if f"# {host}" in block]
+    name = re.search(r"_base_ = '(.*?)'", snippet)[1]
+    (base,) = (Path(find_spec(host).origin).parent / ".mim/configs").rglob(name)
+    (scratch / "mine.py").write_text(snippet.replace(name, str(base)))
+    cfg = Config.fromfile(scratch / "mine.py")
+    if host == "mmseg":
+        cfg.model.data_preprocessor.size = (128, 128)
+    with DefaultScope.overwrite_default_scope(host):
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+        expected = classifier_state("small")["network.6.2.mlp.fc2.weight"]
+        assert torch.equal(model.backbone.stages[3].blocks[2].mlp.fc2.weight, expected)
+        data = model.data_preprocessor(training_data(cfg, 128), training=True)
+        loss = model.parse_losses(model.train()(**data, mode="loss"))[0]
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None for p in model.backbone.parameters())
+
+
+def test_python_snippet(capsys):
+    (snippet,) = [b for b in blocks("python") if "import torch" in b]
+    exec(compile(snippet, "README.md", "exec"), {})
+    printed = capsys.readouterr().out.strip()
+    assert f"# {printed}" in snippet
+
+
+def test_every_block_is_checked():
+    languages = re.findall(r"^```(\w+)$", README, re.M)
+    assert sorted(languages) == sorted(["sh"] * 7 + ["python"] * 3 + ["text", "bibtex"])
+
+
+def test_every_link_in_the_project_exists():
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+ROW = re.compile(r"^\| `(\w+)\.py` \| ([\d.]+) M \| \S+(?: M)? \| (\d+) G ", re.M)
+
+
+def test_recipes_of_the_table_exist():
+    shipped = {p.stem for p in (ROOT / "configs").glob("*_hire_[tsbl]_*.py")}
+    assert {row[0] for row in ROW.findall(README)} == shipped
+
+
+@pytest.mark.parametrize(("name", "parameters", "flops"), ROW.findall(README))
+def test_figures_of_the_table(name, parameters, flops):
+    model = build(load(name), "meta").eval()
+    assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}" == parameters
+    assert f"{macs(model, name):.0f}" == flops
