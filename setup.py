@@ -78,7 +78,7 @@ setup(
     packages=["hire_mlp_mm"],
     package_data={"hire_mlp_mm": ["py.typed"]},
     python_requires=">=3.10",
-    install_requires=["torch>=2.6"],
+    install_requires=["torch"],  # no floor: it could replace a torch that mmcv was compiled for
     extras_require=EXTRAS,
     zip_safe=False,
 )

@@ -8,19 +8,13 @@ from typing import Any
 
 from mmcv.cnn import build_norm_layer
 from mmengine.logging import print_log
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS as ROOT
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import weights
-from .checkpoint import (
-    CheckpointError,
-    convert_state_dict,
-    match_state_dict,
-    read_checkpoint,
-    select_backbone,
-)
+from .checkpoint import CheckpointError, match_state_dict, read_backbone
 from .hire_mlp import ArchLike, HireMLPNet
 from .registry import MODELS
 
@@ -126,18 +120,21 @@ class HireMLP(HireMLPNet, BaseModule):
             CheckpointError: the weights do not fit, or cannot be read.
             FileNotFoundError: there is no such file.
         """
-        if not (isinstance(self.init_cfg, dict) and self.init_cfg.get("type") == "Pretrained"):
-            super().init_weights()
-            return
-        options = {k: v for k, v in self.init_cfg.items() if k != "type"}
-        unknown = sorted(set(options) - {"checkpoint", "prefix", "map_location"})
-        if unknown or not options.get("checkpoint"):
-            raise CheckpointError(
-                f"HireMLP: init_cfg={dict(self.init_cfg)}; expected dict(type='Pretrained', "
-                f"checkpoint=..., prefix=...)"
-            )
-        self.load_pretrained(options["checkpoint"], options.get("prefix") or "")
-        self.is_init = True
+        init_cfg = self.init_cfg or []
+        cfgs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
+        pretrained = [cfg for cfg in cfgs if cfg.get("type") in ("Pretrained", PretrainedInit)]
+        # mmengine's own loader goes on when nothing fits: it gets the other kinds only.
+        self.init_cfg = [cfg for cfg in cfgs if cfg not in pretrained]
+        super().init_weights()
+        self.init_cfg = init_cfg
+        for cfg in pretrained:
+            unknown = set(cfg) - {"type", "checkpoint", "prefix", "map_location"}
+            if unknown or not cfg.get("checkpoint"):
+                raise CheckpointError(
+                    f"HireMLP: init_cfg={dict(cfg)}; expected dict(type='Pretrained', "
+                    f"checkpoint=..., prefix=...)"
+                )
+            self.load_pretrained(cfg["checkpoint"], cfg.get("prefix") or "")
 
     def load_pretrained(self, checkpoint: str, prefix: str = "") -> None:
         """Load weights strictly and say in one line of the log what was loaded.
@@ -156,7 +153,6 @@ class HireMLP(HireMLPNet, BaseModule):
                 source = weights.resolve(source).url
             except ValueError as error:
                 raise CheckpointError(f"HireMLP: {error}") from error
-        state_dict = select_backbone(read_checkpoint(source), source, prefix)
-        match = match_state_dict(convert_state_dict(state_dict), self.state_dict(), source)
+        match = match_state_dict(read_backbone(source, prefix), self.state_dict(), source)
         self.load_state_dict(match.tensors, strict=False)
         print_log(f"HireMLP weights from {match}", logger="current", level=logging.INFO)

@@ -9,13 +9,13 @@ Only torch is imported here.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.error import URLError
+from http.client import HTTPException
 from urllib.parse import urlparse
 
 import torch
@@ -74,7 +74,32 @@ def read_checkpoint(source: str | os.PathLike[str], ema: bool = False) -> StateD
         raise CheckpointError(f"{path} is a folder; expected a weight file (.pth)")
     if not os.path.exists(path):
         raise FileNotFoundError(f"weight file {path} not found")
-    return unwrap(load_data(path), path, ema)
+    try:
+        return unwrap(load_data(path), path, ema)
+    except CheckpointError as error:
+        if path == str(source) or "://" not in str(source):
+            raise
+        raise CheckpointError(f"{error} (from {source}; delete it to download again)") from error
+
+
+def read_backbone(source: str | os.PathLike[str], prefix: str = "", ema: bool = False) -> StateDict:
+    """The Hire-MLP backbone in a weight file, by our names.
+
+    Args:
+        source: a path or an http(s) URL.
+        prefix: of the backbone's names; needed only where a file holds several backbones.
+        ema: take the averaged weights of a file that has both.
+
+    Raises:
+        FileNotFoundError: no file there.
+        CheckpointError: see `read_checkpoint`, `select_backbone`, `convert_state_dict`; the
+            message names the file.
+    """
+    state_dict = select_backbone(read_checkpoint(source, ema), str(source), prefix)
+    try:
+        return convert_state_dict(state_dict)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
 
 
 def fetch(source: str) -> str:
@@ -83,22 +108,28 @@ def fetch(source: str) -> str:
     Raises:
         CheckpointError: the download failed.
     """
-    url = urlparse(source)
-    if url.scheme not in ("http", "https"):
+    if urlparse(source).scheme not in ("http", "https"):
         return os.path.expanduser(source)
-    folder = os.path.join(torch.hub.get_dir(), "checkpoints")
-    path = os.path.join(folder, os.path.basename(url.path))
+    path = cached_path(source)
     if not os.path.exists(path):
-        os.makedirs(folder, exist_ok=True)
         try:
-            # Writes beside `path` and renames, so that an interrupted download leaves nothing.
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            # Writes beside `path` and renames, so that an interrupted download leaves nothing,
+            # and processes that download side by side do not disturb each other.
             torch.hub.download_url_to_file(source, path, progress=False)
-        except (URLError, OSError) as error:
+        except (OSError, HTTPException) as error:
             raise CheckpointError(
-                f"cannot download {source} ({error}); download it by hand and pass its path, "
-                f"or put it at {path}"
+                f"cannot download {source} ({first_line(error)}); download it by hand and pass "
+                f"its path, or put it at {path}"
             ) from error
     return path
+
+
+def cached_path(url: str) -> str:
+    """Where a URL's file is kept: torch hub's checkpoint folder, one name for each URL."""
+    digest = hashlib.sha256(url.encode()).hexdigest()[:8]
+    name = os.path.basename(urlparse(url).path)
+    return os.path.join(torch.hub.get_dir(), "checkpoints", f"{digest}-{name}")
 
 
 def load_data(path: str) -> object:
@@ -107,22 +138,30 @@ def load_data(path: str) -> object:
     Raises:
         CheckpointError: not a torch file, cut short, or one that would run code.
     """
+    if not hasattr(torch.serialization, "safe_globals"):
+        raise CheckpointError(
+            f"{path} not read: torch {torch.__version__} cannot read weights safely; "
+            f"2.6 and later can"
+        )
+    # What others have allow-listed stays outside: a name must not mean two things.
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
     try:
         with torch.serialization.safe_globals([(Inert, name) for name in HARMLESS]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # a damaged pickle can make its reader raise anything
         unsafe = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+)", str(error))
-        if unsafe:
-            name = unsafe.group(1) or unsafe.group(2)
+        if isinstance(error, pickle.UnpicklingError) and unsafe:
             raise CheckpointError(
-                f"{path} refused: reading it would run code ({name}); "
+                f"{path} refused: reading it would run code ({unsafe[1] or unsafe[2]}); "
                 f"get the weights from a source you trust, saved as plain tensors"
             ) from error
-        raise CheckpointError(f"{path} is no torch weight file, or it is damaged") from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a torch weight file: {first_line(error)}"
+            f"{path} cannot be read as a torch weight file ({first_line(error)}); "
+            f"it is damaged or something else"
         ) from error
+    finally:
+        torch.serialization.add_safe_globals(others)
 
 
 def unwrap(data: object, name: str, ema: bool = False) -> StateDict:
@@ -137,7 +176,11 @@ def unwrap(data: object, name: str, ema: bool = False) -> StateDict:
         raise CheckpointError(f"{name} holds no averaged weights (model_ema)")
     containers = ("model_ema",) if ema else CONTAINERS
     inside = next((data[key] for key in containers if isinstance(data.get(key), Mapping)), data)
-    tensors = {key: value for key, value in inside.items() if isinstance(value, Tensor)}
+    tensors = {
+        key: value
+        for key, value in inside.items()
+        if isinstance(value, Tensor) and value.layout == torch.strided
+    }
     if not tensors or not all(isinstance(key, str) for key in tensors):
         keys = ", ".join(str(key) for key in list(inside)[:5]) or "nothing"
         raise CheckpointError(

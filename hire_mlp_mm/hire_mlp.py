@@ -68,7 +68,7 @@ class Arch:
         mlp_ratios: hidden channels of the channel MLP over `dims`.
 
     Raises:
-        ValueError: the entries differ in length or are not positive.
+        ValueError: the entries differ in length or are too small.
     """
 
     depths: Sequence[int]
@@ -87,13 +87,17 @@ class Arch:
                     f"HireMLP: arch has {len(values)} {field.name} and {len(self.dims)} dims; "
                     f"give one of each per stage"
                 )
-            lowest = 0 if field.name == "shift_steps" else 1
+            lowest = dict(shift_steps=0, dims=4).get(
+                field.name, 1
+            )  # the gate has dim // 4 channels
             if field.name != "mlp_ratios" and not all(
                 isinstance(value, int) and value >= lowest for value in values
             ):
                 raise ValueError(
                     f"HireMLP: arch {field.name}={values}; expected integers from {lowest} up"
                 )
+        if any(dim * ratio < 1 for dim, ratio in zip(self.dims, self.mlp_ratios, strict=True)):
+            raise ValueError(f"HireMLP: arch mlp_ratios={self.mlp_ratios}; expected positive ones")
 
     def shift(self, stage: int, block: int) -> int:
         """Cross-region shift of a block, in tokens."""
@@ -312,7 +316,7 @@ class HireModule(nn.Module):
         branches = (self.height(x), self.width(x), self.channel(x))
         mean = sum(branch.mean((2, 3), keepdim=True) for branch in branches)
         # (B, 3C, 1, 1) -> (B, C, 3) -> (3, B, C, 1, 1): channel outer, branch inner
-        gate = self.reweight(mean).reshape(len(x), -1, 3).softmax(2)
+        gate = self.reweight(mean).reshape(x.shape[0], x.shape[1], 3).softmax(2)
         height, width, channel = gate.permute(2, 0, 1)[..., None, None]
         x = torch.addcmul(branches[0] * height, branches[1], width)
         return self.proj(torch.addcmul(x, branches[2], channel))
@@ -329,7 +333,7 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
-        mask = (torch.rand(len(x), 1, 1, 1, dtype=x.dtype, device=x.device) + keep).floor()
+        mask = (torch.rand(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device) + keep).floor()
         return x / keep * mask
 
     def extra_repr(self) -> str:

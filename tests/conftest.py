@@ -7,6 +7,7 @@ import os
 # The models of the tests are small and the tests run side by side: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,10 @@ def run_tool():
         )
 
     return run
+
+
+def free_port() -> str:
+    """A port that nobody listens on at present."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from mmengine.logging import HistoryBuffer
 from hire_mlp_mm import HireMLP, backbone, weights
 from hire_mlp_mm.checkpoint import (
     CheckpointError,
+    cached_path,
     convert_state_dict,
     match_state_dict,
     read_checkpoint,
@@ -155,14 +157,20 @@ def test_ema_is_taken_when_asked(tmp_path):
         read_checkpoint(tmp_path / "none.pth", ema=True)
 
 
-def test_training_checkpoint_of_mmengine(tmp_path):
-    """Its log (HistoryBuffer, numpy) is skipped, not run."""
+@pytest.mark.parametrize("allowed_before", [False, True])
+def test_training_checkpoint_of_mmengine(tmp_path, allowed_before):
+    """Its log (HistoryBuffer, numpy) is skipped, not run, whatever others have allowed."""
+    import _common
     import numpy as np
 
+    before = torch.serialization.get_safe_globals()
+    if allowed_before:
+        _common.allow_training_checkpoints()
     log = {"loss": HistoryBuffer([1.0, 2.0], [1, 1]), "lr": np.float64(0.1), "n": np.arange(3)}
     state = {f"backbone.{key}": value for key, value in CONVERTED.items()}
     torch.save({"state_dict": state, "message_hub": {"log_scalars": log}}, tmp_path / "epoch_1.pth")
     assert_loaded(pretrained(tmp_path / "epoch_1.pth"))
+    assert set(torch.serialization.get_safe_globals()) >= set(before)
 
 
 @pytest.mark.parametrize("out_indices", [(0,), (0, 1), (1, 2), (3,)])
@@ -228,10 +236,12 @@ def cut(path):
 BAD_FILES = {
     "folder": (no_weights, "is a folder"),
     "empty": (lambda p: write(p, b""), "cannot be read"),
-    "text": (lambda p: write(p, b"<html>404 not found</html>"), "no torch weight file"),
+    "text": (lambda p: write(p, b"<html>404 not found</html>"), "cannot be read"),
+    "junk": (lambda p: write(p, b"(."), "cannot be read"),
+    "more junk": (lambda p: write(p, b"G"), "cannot be read"),
     "half a file": (cut, "cannot be read"),
     "zip of text": (zip_of_text, "cannot be read"),
-    "plain pickle": (lambda p: write(p, pickle.dumps({"a": 1})), ""),
+    "plain pickle": (lambda p: write(p, pickle.dumps({"a": 1})), "cannot be read"),
     "a number": (lambda p: torch.save(3, p), "holds a int"),
     "no tensors": (lambda p: torch.save({"epoch": 3}, p), "holds no weights: found epoch"),
     "another network": (
@@ -250,6 +260,14 @@ BAD_FILES = {
     "odd region": (damage("network.2.0.attn.mlp_w1.weight", lambda w: w[:, :250]), "has shape"),
     "not a number": (damage("network.0.0.mlp.fc1.bias", lambda b: b * float("nan")), "NaN or Inf"),
     "infinite": (damage("norm.running_var", lambda b: b / 0), "NaN or Inf"),
+    "a Swin": (
+        lambda p: torch.save({**TINY, "layers.0.blocks.0.attn.qkv.weight": torch.zeros(3)}, p),
+        "key layers.0.blocks.0.attn.qkv.weight is not one of Hire-MLP",
+    ),
+    "sparse": (
+        lambda p: torch.save({k: v.to_sparse() if v.ndim else v for k, v in TINY.items()}, p),
+        "no Hire-MLP backbone",
+    ),
     "another size": (lambda p: torch.save(classifier_state("small"), p), "depths 3,4,10,3"),
 }
 
@@ -262,7 +280,7 @@ def test_bad_files(kind, tmp_path, monkeypatch):
     make(path)
     with pytest.raises(CheckpointError) as error:
         pretrained(path)
-    assert str(path) in str(error.value) or "region" in kind
+    assert str(path) in str(error.value)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not os.path.exists("exploited")
@@ -281,6 +299,16 @@ def test_same_keys_other_widths(tmp_path):
 def test_batchnorm_file_into_a_groupnorm_network(official):
     with pytest.raises(CheckpointError, match="norm_cfg or arch is another"):
         pretrained(official, norm_cfg=dict(type="GN", num_groups=8))
+
+
+def test_a_list_of_init_cfg(official):
+    """Also in a list, Pretrained is strict; the other kinds are mmengine's."""
+    constant = dict(type="Constant", layer="Conv2d", val=0.5)
+    model = HireMLP("tiny", init_cfg=[dict(type="Pretrained", checkpoint=str(official)), constant])
+    model.init_weights()
+    assert_loaded(model)
+    with pytest.raises(FileNotFoundError):
+        HireMLP("tiny", init_cfg=[dict(type="Pretrained", checkpoint="gone.pth")]).init_weights()
 
 
 def test_missing_file(tmp_path):
@@ -307,6 +335,12 @@ def test_url_is_downloaded_once(official, tmp_path, monkeypatch):
     assert_loaded(pretrained("hire-mlp://tiny"))
     assert_loaded(pretrained(weights.WEIGHTS["tiny"].url))
     assert fetched == [weights.WEIGHTS["tiny"].url]
+    other = "https://elsewhere/hire_mlp_tiny.pth"  # the same name, another file
+    pretrained(other)
+    assert fetched[1:] == [other]
+    write(Path(cached_path(other)), b"<html>busy</html>")
+    with pytest.raises(CheckpointError, match="delete it to download again"):
+        pretrained(other)
 
 
 def test_failed_download_says_what_to_do(tmp_path, monkeypatch):
@@ -343,8 +377,24 @@ def test_converter(official, classifier, tmp_path, run_tool):
     assert done.returncode == 0, done.stderr
     assert f"wrote {415 if classifier else 413} tensors" in done.stdout
     assert_loaded(pretrained(target))
+    assert [path.name for path in tmp_path.iterdir()] == ["converted.pth"]
     again = run_tool("tools/convert_checkpoint.py", official, target, *options)
     assert again.returncode == 2
     assert again.stderr.strip().splitlines() == [
         f"convert_checkpoint.py: error: {target} exists already; name a new file"
     ]
+
+
+@pytest.mark.parametrize(
+    ("make", "target", "message"),
+    [
+        (without("norm2.bias"), "gone/out.pth", "folder {}/gone not found"),
+        (without("network.0.0.norm2.bias"), "out.pth", "lacks stages.0.blocks.0.norm2.bias"),
+    ],
+)
+def test_converter_refuses(make, target, message, tmp_path, run_tool):
+    make(tmp_path / "file.pth")
+    done = run_tool("tools/convert_checkpoint.py", tmp_path / "file.pth", tmp_path / target)
+    assert done.returncode == 2
+    assert message.format(tmp_path) in done.stderr
+    assert not (tmp_path / "out.pth").exists()

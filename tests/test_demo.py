@@ -127,8 +127,9 @@ def test_a_failing_tool_is_one_line_that_names_the_log(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four starts of OpenMMLab: 70 s of one core, and cores may be busy
 def test_runs_from_data_to_pictures(tmp_path, run_tool):
-    run = run_tool("tools/demo.py", "--quick", "--out", tmp_path)
+    run = run_tool("tools/demo.py", "--quick", "--out", tmp_path, timeout=900)
     assert run.returncode == 0, run.stdout + run.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     names = {"box AP", "box AP50", "mask AP", "mask AP50", "mIoU"}

@@ -234,6 +234,8 @@ def test_gate_weights_sum_to_one():
         (dict(arch=dict(NANO, width=3)), "takes depths, dims"),
         (dict(arch=dict(NANO, depths=(1, 2))), "2 depths and 4 dims"),
         (dict(arch=dict(NANO, region_sizes=(0, 1, 1, 1))), "region_sizes"),
+        (dict(arch=dict(NANO, dims=(2, 8, 8, 8))), "dims=(2, 8, 8, 8); expected integers from 4"),
+        (dict(arch=dict(NANO, mlp_ratios=(0, 4, 4, 4))), "mlp_ratios"),
         (dict(out_indices=(0, 4)), "out_indices"),
         (dict(out_indices=(2, 1)), "ascending"),
         (dict(out_indices=()), "out_indices"),

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 from PIL import Image
 from shapes import write_shapes
 
-from tests.conftest import ROOT
+from hire_mlp_mm.checkpoint import CheckpointError
+from tests.conftest import ROOT, free_port
 
 DETECTION = "configs/cascade_mask_rcnn_hire_nano_shapes.py"
 SEGMENTATION = "configs/upernet_hire_nano_shapes.py"
@@ -142,13 +144,14 @@ def test_segmentor_trains_resumes_and_is_tested(shapes, tmp_path, run_tool):
 
 @pytest.mark.timeout(600)
 def test_multi_scale_test(shapes, tmp_path, run_tool):
-    """--tta by the real recipe's pipeline and merging, on a network of 1 scale, then 12 views."""
+    """--tta with the plain view alone gives the plain figures; with four views, others."""
     config = tmp_path / "tta.py"
     config.write_text(
         f"_base_ = ['{ROOT}/{SEGMENTATION}']\n"
+        "views = 2\n"
         "tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=[\n"
-        "    [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (0.5, 1.0)],\n"
-        "    [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0.0, 1.0)],\n"
+        "    [dict(type='Resize', scale_factor=r, keep_ratio=True) for r in (1.0, 0.5)[:views]],\n"
+        "    [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)[:views]],\n"
         "    [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])]\n"
     )
     done = run_tool(
@@ -157,14 +160,22 @@ def test_multi_scale_test(shapes, tmp_path, run_tool):
     assert done.returncode == 0, done.stderr
     checkpoint = tmp_path / "train/iter_1.pth"
     results = {}
-    for name, flags in (("plain", []), ("tta", ["--tta"])):
+    one_view = tmp_path / "one.py"
+    one_view.write_text(config.read_text().replace("views = 2", "views = 1"))
+    for name, flags in (("plain", []), ("tta", ["--tta"]), ("one", ["--tta"])):
+        config = one_view if name == "one" else config
         work_dir = tmp_path / name
         done = run_tool(
             "tools/test.py", config, checkpoint, "--work-dir", work_dir, *flags, env=shapes
         )
         assert done.returncode == 0, done.stderr
         results[name] = metrics(work_dir)
-    assert results["plain"] != results["tta"]
+    times = ("data_time", "time")
+    plain, tta, one = (
+        {k: v for k, v in results[name].items() if k not in times} for name in results
+    )
+    assert one == plain
+    assert tta != plain
 
 
 @pytest.mark.timeout(600)
@@ -191,7 +202,7 @@ def test_classifier_trains_and_is_tested(tmp_path, run_tool):
 @pytest.mark.timeout(600)
 def test_two_processes(shapes, tmp_path):
     """dist_train.sh and dist_test.sh, on the CPU with gloo."""
-    env = {**os.environ, **shapes, "PYTHON": sys.executable, "PORT": "29611"}
+    env = {**os.environ, **shapes, "PYTHON": sys.executable, "PORT": free_port()}
     command = ["tools/dist_train.sh", SEGMENTATION, "2", "--work-dir", str(tmp_path / "train")]
     done = subprocess.run(
         ["bash", *command, *options(2, 2)],
@@ -209,7 +220,7 @@ def test_two_processes(shapes, tmp_path):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("host", "config"), [("mmdet", DETECTION), ("mmseg", SEGMENTATION)])
-def test_recipes_run_under_the_hosts_own_train_py(host, config, shapes, tmp_path, run_tool):
+def test_configs_run_under_the_hosts_own_train_py(host, config, shapes, tmp_path, run_tool):
     """Nothing of ours on the command line: the config's custom_imports do it all."""
     tool = Path(find_spec(host).origin).parent / ".mim/tools/train.py"
     done = run_tool(tool, config, "--work-dir", tmp_path, *options(1, 1), env=shapes)
@@ -247,6 +258,8 @@ MISTAKES = {
         ],
         "no such weights were published",
     ),
+    "not a checkpoint": (["test", DETECTION, "setup.py"], "checkpoint setup.py cannot be read"),
+    "not a config": (["train", "README.md"], "config README.md cannot be read"),
     "out": (["test", DETECTION, "setup.py", "--out", "setup.py"], "exists already"),
     "out name": (["test", DETECTION, "setup.py", "--out", "x.json"], "ends in .pkl"),
     "tta": (["test", DETECTION, "setup.py", "--tta"], "no tta_model"),
@@ -267,6 +280,39 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, shapes, tmp_path, run_to
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_of_another_model(shapes, tmp_path, run_tool):
+    """mmengine would load what fits, here nothing, and report a figure."""
+    torch.save({"model": {"patch_embed.proj.weight": torch.zeros(1)}}, tmp_path / "official.pth")
+    args = ["--work-dir", tmp_path]
+    done = run_tool("tools/test.py", SEGMENTATION, tmp_path / "official.pth", *args, env=shapes)
+    assert done.returncode == 2
+    assert "is not of this config's model" in done.stderr
+
+
+@pytest.mark.parametrize("numpy_type", ["numpy.ndarray", "numpy.dtype"])
+def test_numpy_in_a_checkpoint_builds_numbers_only(numpy_type, tmp_path):
+    """numpy's own classes could be told to make pointers of the file's bytes."""
+    import _common
+    import numpy as np
+
+    class Pointers:
+        def __reduce__(self):
+            return (np.ndarray, ((1,), "O", b"A" * 8)) if "nd" in numpy_type else (np.dtype, ("O",))
+
+    torch.save({"log": Pointers()}, tmp_path / "file.pth")
+    log = HistoryBuffer([1.0, 2.0], [1, 1])
+    torch.save({"log": log, "n": np.float32(3)}, tmp_path / "honest.pth")
+    _common.allow_training_checkpoints()
+    with pytest.raises((pickle.UnpicklingError, CheckpointError, TypeError)):
+        torch.load(tmp_path / "file.pth")
+    honest = torch.load(tmp_path / "honest.pth")
+    assert honest["n"] == 3
+    assert honest["log"].data[0].tolist() == [1.0, 2.0]
+    assert honest["log"].mean() == 1.5
+    torch.save(honest, tmp_path / "again.pth")  # a resumed run saves it, and may be resumed
+    assert torch.load(tmp_path / "again.pth")["log"].data[0].tolist() == [1.0, 2.0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

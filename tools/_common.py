@@ -22,10 +22,13 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from hire_mlp_mm import mmcv_ops  # before mmdet is imported, which needs mmcv's ops
-from hire_mlp_mm.checkpoint import CheckpointError
+from hire_mlp_mm.checkpoint import CheckpointError, first_line
 
 # Errors whose message is a line for the user, raised before or while the run starts.
 USER_ERRORS = (CheckpointError, FileNotFoundError, mmcv_ops.MissingOpError)
+
+# Data sets of MMPretrain that fetch themselves where they are missing.
+DOWNLOADING = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
 
 
 class UserError(Exception):
@@ -55,10 +58,12 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, *USER_ERRORS) as error:
-        if os.environ.get("RANK", "0") == "0":
-            # FileNotFoundError by the interpreter carries its path apart from its message.
+        local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+        if local_rank == "0":  # once on each machine
+            # FileNotFoundError by the interpreter carries its path apart from its message; one
+            # from a data loader's worker carries the worker's traceback before its message.
             path = getattr(error, "filename", None)
-            text = f"{path} not found" if path else str(error)
+            text = f"{path} not found" if path else str(error).strip().splitlines()[-1]
             print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
         sys.exit(2)
 
@@ -73,11 +78,17 @@ def load_config(args: argparse.Namespace) -> Config:
         raise UserError(f"config {args.config} not found")
     if "LOCAL_RANK" not in os.environ:
         os.environ["LOCAL_RANK"] = str(args.local_rank)
-    cfg = Config.fromfile(args.config)
+    try:
+        cfg = Config.fromfile(args.config)
+    except Exception as error:  # a config is a program
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"config {args.config} cannot be read: {what}") from error
+    if "model" not in cfg or "default_scope" not in cfg:
+        raise UserError(f"config {args.config} has no model or no default_scope")
     cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
-    if cfg.get("default_scope") == "mmpretrain":
+    if cfg.default_scope == "mmpretrain":
         for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
             if cfg.get(loader):
                 cfg[loader].setdefault("collate_fn", dict(type="default_collate"))
@@ -119,7 +130,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         UserError: names the first path that is missing.
     """
     variables = sorted(set(re.findall(r"\{\{\s*\$(\w+):", cfg.text)))
-    cure = f"set {' or '.join(variables)}, or data_root" if variables else "set data_root"
+    cure = f"set {' or '.join(variables)}" if variables else "set data_root in the config"
     for split in splits:
         loader = cfg.get(f"{split}_dataloader")
         for path, what in data_paths(loader.dataset) if loader else ():
@@ -139,6 +150,8 @@ def data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
         for one in inner:
             yield from data_paths(one)
         return
+    if dataset.get("type") in DOWNLOADING:
+        return
     root = dataset.get("data_root") or ""
     if "://" in root or dataset.get("backend_args"):
         return
@@ -152,23 +165,64 @@ def data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
             yield os.path.join(root, prefix), "data folder"
 
 
+# Training checkpoints ---------------------------------------------------------------------------
+# mmengine's runner saves its log (HistoryBuffer, numpy) beside the weights, which `torch.load` of
+# torch 2.6 and later refuses. What the log needs is built by the functions below; numpy's own are
+# not let in, for they can be told to build arrays of pointers.
+
+NUMBERS = ("b1", "i4", "i8", "f4", "f8")
+METHODS = ("current", "max", "mean", "min")
+
+
+class Number:
+    """`numpy.dtype` in a file: numbers only."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if code not in NUMBERS:
+            raise CheckpointError(f"a checkpoint's log holds {code!r}; expected numbers")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[object, ...]) -> None:
+        """Byte order and the like; numbers have the machine's."""
+
+
+class Numbers(np.ndarray):
+    """`numpy.ndarray` in a file: filled by its state, copied and saved as a plain array."""
+
+    def __new__(cls) -> Numbers:
+        return super().__new__(cls, (0,))
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, number, fortran, data = state
+        values = np.frombuffer(data, number.dtype).reshape(shape, order="F" if fortran else "C")
+        super().__setstate__((1, values.shape, values.dtype, False, values.tobytes()))
+
+    def __reduce__(self) -> Any:
+        return np.array(self).__reduce__()
+
+
+def empty_numbers(*_: object) -> Numbers:
+    """`_reconstruct` in a file: an array to be filled."""
+    return Numbers()
+
+
+def one_number(number: Number, data: bytes) -> np.generic:
+    """`scalar` in a file."""
+    return np.frombuffer(data, number.dtype)[0]
+
+
 def history_buffer_method(owner: type, name: str) -> object:
-    """`getattr` as a pickled log needs it, and no further."""
-    if owner is not HistoryBuffer:
+    """`getattr` in a file: the log's methods."""
+    if owner is not HistoryBuffer or name not in METHODS:
         raise CheckpointError(f"a checkpoint asks for {name} of {owner}; refused")
     return getattr(owner, name)
 
 
 def allow_training_checkpoints() -> None:
-    """Let `torch.load` (2.6 and later) read the log in checkpoints that mmengine's runner wrote.
-
-    They stay data: code in them is refused.
-    """
-    dtypes = [type(np.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")]
-    allowed = [HistoryBuffer, np.ndarray, np.dtype, *dtypes]
-    for value in (np.zeros(1), np.float64(0)):
-        function = value.__reduce__()[0]  # _reconstruct and scalar; numpy 2 moved them
-        name = f"multiarray.{function.__name__}"
-        allowed += [(function, f"numpy.{core}.{name}") for core in ("core", "_core")]
+    """Let `torch.load` read the log in checkpoints of mmengine's runner; nothing else gains."""
+    allowed: list[Any] = [HistoryBuffer, (Number, "numpy.dtype"), (Numbers, "numpy.ndarray")]
+    for core in ("core", "_core"):  # numpy 2 moved them
+        allowed.append((empty_numbers, f"numpy.{core}.multiarray._reconstruct"))
+        allowed.append((one_number, f"numpy.{core}.multiarray.scalar"))
     allowed.append((history_buffer_method, "builtins.getattr"))
     torch.serialization.add_safe_globals(allowed)

@@ -17,10 +17,11 @@ import hire_mlp_mm
 from hire_mlp_mm.checkpoint import (
     CheckpointError,
     StateDict,
-    convert_state_dict,
-    read_checkpoint,
-    select_backbone,
+    layout,
+    match_state_dict,
+    read_backbone,
 )
+from hire_mlp_mm.hire_mlp import ARCHS, HireMLPNet
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,12 +51,22 @@ def as_classifier(state_dict: StateDict, source: str) -> StateDict:
     return backbone | {key.replace("head.", "head.fc."): v for key, v in heads.items()}
 
 
+def check_complete(state_dict: StateDict, source: str) -> None:
+    """Raise CheckpointError unless a network of a known arch has all its tensors."""
+    for arch in ARCHS.values():
+        if layout(state_dict) == list(zip(arch.depths, arch.dims, strict=True)):
+            with torch.device("meta"):
+                match_state_dict(state_dict, HireMLPNet(arch).state_dict(), source)
+
+
 def main() -> None:
     args = parse_args()
     if os.path.exists(args.target):
         raise UserError(f"{args.target} exists already; name a new file")
-    state_dict = read_checkpoint(args.source, ema=args.ema)
-    state_dict = convert_state_dict(select_backbone(state_dict, args.source, args.prefix))
+    if not os.path.isdir(os.path.dirname(args.target) or "."):
+        raise UserError(f"folder {os.path.dirname(args.target)} not found; make it first")
+    state_dict = read_backbone(args.source, args.prefix, args.ema)
+    check_complete(state_dict, args.source)
     if args.classifier:
         state_dict = as_classifier(state_dict, args.source)
     else:
@@ -63,7 +74,9 @@ def main() -> None:
     # Tensors of a file share storages at times; clones make the new file no larger than it needs.
     state_dict = {key: value.clone() for key, value in state_dict.items()}
     meta = dict(source=os.path.basename(args.source), hire_mlp_mm=hire_mlp_mm.__version__)
-    torch.save(dict(meta=meta, state_dict=state_dict), args.target)
+    # Whole or absent: written beside its place, then renamed.
+    torch.save(dict(meta=meta, state_dict=state_dict), f"{args.target}.part")
+    os.replace(f"{args.target}.part", args.target)
     print(f"wrote {len(state_dict)} tensors to {args.target}")
 
 

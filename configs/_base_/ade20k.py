@@ -23,7 +23,7 @@ test_pipeline = [
     dict(type="LoadAnnotations", reduce_zero_label=True),
     dict(type="PackSegInputs"),
 ]
-# Multi-scale and flip, the ratios of the official config's comment.
+# The ratios of the official config's comment; that it also flips is the usual protocol, assumed.
 tta_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(
