@@ -78,8 +78,8 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-max_iters = 400
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=100)
+max_iters = 260
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=65)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=20),
     dict(type="CosineAnnealingLR", by_epoch=False, begin=20, end=max_iters, eta_min=1e-5),

@@ -57,8 +57,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator
 
-max_iters = 200
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=50)
+max_iters = 120
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=30)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=20),
     dict(type="CosineAnnealingLR", by_epoch=False, begin=20, end=max_iters, eta_min=1e-5),
