@@ -15,6 +15,7 @@ channels = 64
 num_classes = 3
 narrow = dict(in_channels=channels, conv_out_channels=channels, num_classes=num_classes)
 box_head = dict(narrow, num_shared_convs=2, fc_out_channels=256)
+rcnn = [dict(stage, sampler=dict(stage.sampler, num=32)) for stage in _base_.model.train_cfg.rcnn]
 
 model = dict(
     backbone=dict(arch=dict(_delete_=True, depths=(2, 2, 2, 2), dims=dims)),
@@ -30,8 +31,9 @@ model = dict(
         mask_roi_extractor=dict(out_channels=channels),
         mask_head=dict(narrow, num_convs=2),
     ),
-    # 2 to 5 objects per image need few proposals, and the heads' time is proportional to them.
-    train_cfg=dict(rpn_proposal=dict(nms_pre=200, max_per_img=48)),
+    # 2 to 5 objects per image need few proposals, and the heads' time is proportional to them: to
+    # those that are sampled, and for the mask heads to the positive quarter of these.
+    train_cfg=dict(rpn_proposal=dict(nms_pre=200, max_per_img=64), rcnn=rcnn),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=48), rcnn=dict(max_per_img=20)),
 )
 
