@@ -350,7 +350,7 @@ def test_failed_download_says_what_to_do(tmp_path, monkeypatch):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("name", ["large", "smal", ""])
+@pytest.mark.parametrize("name", ["large", "huge", ""])
 def test_unpublished_weights(name):
     with pytest.raises(CheckpointError, match="no such weights were published"):
         pretrained(f"hire-mlp://{name}")

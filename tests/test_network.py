@@ -229,7 +229,7 @@ def test_gate_weights_sum_to_one():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(arch="smal"), "unknown arch 'smal'; expected one of tiny, small, base, large"),
+        (dict(arch="huge"), "unknown arch 'huge'; expected one of tiny, small, base, large"),
         (dict(arch=dict(depths=(1,))), "needs depths and dims"),
         (dict(arch=dict(NANO, width=3)), "takes depths, dims"),
         (dict(arch=dict(NANO, depths=(1, 2))), "2 depths and 4 dims"),
