@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -102,12 +103,12 @@ def scratch(tmp_path, monkeypatch) -> Path:
     write_shapes(ade, train=4, val=2)
     coco = tmp_path / "data/coco"
     (coco / "annotations").mkdir(parents=True)
-    names = iter(("person", "bicycle", "car") * 2)
     for split, name in (("training", "train2017"), ("validation", "val2017")):
         (coco / name).symlink_to(ade / "images" / split)
         content = json.loads((ade / f"annotations/instances_{split}.json").read_text())
-        for category in content["categories"]:
-            category["name"] = next(names)
+        content["categories"] = [
+            dict(id=i + 1, name=name) for i, name in enumerate(CocoDataset.METAINFO["classes"])
+        ]
         (coco / f"annotations/instances_{name}.json").write_text(json.dumps(content))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     weights = Path(cached_path(WEIGHTS["small"].url))

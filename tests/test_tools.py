@@ -233,7 +233,7 @@ NO_WEIGHTS = ["--cfg-options", "model.backbone.init_cfg=None"]
 MISTAKES = {
     "config": (["train", "configs/nothing.py"], "config configs/nothing.py not found"),
     "coco": (["train", COCO], "data set folder nowhere/ not found (in train_dataloader)"),
-    "ade": (["train", ADE], "set ADE_ROOT, or data_root"),
+    "ade": (["train", ADE], "(in train_dataloader); set ADE_ROOT"),
     "annotations": (
         ["train", COCO, "--cfg-options", "train_dataloader.dataset.data_root=."],
         "annotation file ./annotations/instances_train2017.json not found",

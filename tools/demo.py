@@ -135,7 +135,7 @@ def run_tool(
     env = dict(os.environ, SHAPES_ROOT=f"{data}/", PYTHONUNBUFFERED="1")
     # Threads that wait by spinning slow each other down tenfold where others use the cores too;
     # a short spin keeps most of its gain.
-    env.setdefault("GOMP_SPINCOUNT", "20000")
+    env.setdefault("GOMP_SPINCOUNT", "5000")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(

@@ -23,7 +23,7 @@ from _common import (
     run,
 )
 from mmengine.config import Config, ConfigDict
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
@@ -75,7 +75,9 @@ def check_checkpoint(runner: Runner, path: str) -> None:
     except Exception as error:  # a damaged file can make its reader raise anything
         raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
     expected = model.state_dict()
     wrong = [k for k, v in expected.items() if getattr(state.get(k), "shape", None) != v.shape]
     if wrong:
