@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# What the environment holds.
+LOCK ?= requirements/lock.txt
 # Free disk space that a new environment asks for; empty means the script's own figure.
 MIN_FREE_GB ?=
 # Passed on to the command of a target: make test ARGS='-k fuse', make lock ARGS=--upgrade
@@ -11,26 +13,29 @@ BIN := $(VENV)/bin
 SOURCES := .
 
 # A Python that was named is insisted on. An unnamed one only serves to make the first environment.
-SETUP = $(PYTHON) tools/setup_env.py --venv $(VENV) \
+SETUP = $(PYTHON) tools/setup_env.py --venv $(VENV) --lock $(LOCK) \
 	$(if $(filter file,$(origin PYTHON)),,--exact) \
 	$(if $(MIN_FREE_GB),--min-free-gb $(MIN_FREE_GB))
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock demo test lint format build clean
+.PHONY: help env lock demo test test-onedl test-torch-min lint format build clean
 
 help: ## list the targets
 	@echo 'make [PYTHON=python3.11] [VENV=.venv] TARGET'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 env: ## make or update the environment (a second run does nothing)
 	@$(SETUP)
 
 # Needs any uv at all, not an up-to-date environment: the lock may be what is broken.
+COMPILE = $(BIN)/uv pip compile --universal --fork-strategy fewest --python-version 3.10 \
+	--no-python-downloads --only-binary :all: --emit-build-options --no-emit-index-url \
+	--override requirements/overrides.txt --custom-compile-command 'make lock' --quiet $(ARGS)
 lock: $(BIN)/uv ## pin again what requirements/*.in ask for (ARGS=--upgrade takes newer releases)
-	$(BIN)/uv pip compile --universal --fork-strategy fewest --python-version 3.10 \
-		--no-python-downloads --only-binary :all: --no-emit-index-url \
-		--override requirements/overrides.txt --custom-compile-command 'make lock' --quiet \
-		--output-file requirements/lock.txt $(ARGS) requirements/dev.in
+	$(COMPILE) --output-file requirements/lock.txt requirements/dev.in
+	$(COMPILE) --output-file requirements/lock-onedl.txt requirements/onedl.in
+	$(COMPILE) --output-file requirements/lock-torch-min.txt \
+		--override requirements/torch-min.txt requirements/openmmlab.in requirements/tests.in
 
 $(BIN)/uv:
 	@$(SETUP)
@@ -40,6 +45,12 @@ demo: env ## train, test and draw on embedded data
 
 test: env ## run the tests (ARGS go to pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-onedl: ## run the tests on the maintained fork of OpenMMLab, in .venv-onedl
+	$(MAKE) test VENV=.venv-onedl LOCK=requirements/lock-onedl.txt
+
+test-torch-min: ## run the tests on the oldest torch that is claimed, in .venv-torch-min
+	$(MAKE) test VENV=.venv-torch-min LOCK=requirements/lock-torch-min.txt
 
 lint: env ## check style, types and spelling
 	$(BIN)/ruff check $(SOURCES)

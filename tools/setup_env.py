@@ -1,10 +1,10 @@
-"""Make or repair the project's virtual environment from requirements/lock.txt.
+"""Make or repair the project's virtual environment from a lock file.
 
 Every `make` target calls this first. When the environment is up to date, it returns at once.
 
 The work is done in four steps: an empty environment, the uv that the lock pins (the only thing
-that comes through pip), everything else in the lock (wheels only, so no compiler is needed), and
-the project itself in editable mode. A stamp in the environment says what it was made from. It is
+that comes through pip), everything else in the lock (which says what may be built), and the project
+itself in editable mode. A stamp in the environment says what it was made from. It is
 written last, so an environment without a finished stamp was interrupted and is made anew.
 
 Standard library only. This file has to parse on Python 3.6, to tell its user what is wrong there.
@@ -28,8 +28,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK = ROOT / "requirements" / "lock.txt"
-PYTHONS = ((3, 10), (3, 12))  # oldest and newest version that the lock was made for
+PYTHONS = ((3, 10), (3, 12))  # oldest and newest version that the locks were made for
 # The CUDA libraries that torch brings on Linux are most of it.
 INSTALLED_GB = 6.0 if sys.platform.startswith("linux") else 2.0
 STEPS = 4
@@ -76,6 +75,7 @@ class SetupError(Exception):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--venv", default=str(ROOT / ".venv"), help="folder of the environment")
+    parser.add_argument("--lock", default=str(ROOT / "requirements" / "lock.txt"), help="lock file")
     parser.add_argument(
         "--exact",
         action="store_true",
@@ -88,11 +88,11 @@ def main():
         help="free disk space a new environment asks for (default: %(default)s)",
     )
     args = parser.parse_args()
-    venv = Path(os.path.abspath(args.venv))
+    venv, lock = Path(os.path.abspath(args.venv)), Path(os.path.abspath(args.lock))
     try:
-        if not plan(venv, args.exact).done:
+        if not plan(venv, lock, args.exact).done:
             with only_one(venv.parent):
-                build(venv, args.exact, args.min_free_gb)
+                build(venv, lock, args.exact, args.min_free_gb)
     except SetupError as error:
         print("setup_env: {}".format(error), file=sys.stderr)
         return error.status
@@ -112,14 +112,14 @@ class Plan:
         self.wanted, self.done, self.keep = wanted, done, keep
 
 
-def plan(venv, exact):
+def plan(venv, lock, exact):
     """Compare the stamp in the environment with what it should say."""
     found = read_stamp(venv)
     wanted = {
         "root": str(ROOT),  # a moved project holds an environment that points to its old place
         "venv": str(venv),
         "python": "{}.{}.{}".format(*sys.version_info),
-        "inputs": hash_of(LOCK, ROOT / "setup.py", ROOT / "hire_mlp_mm" / "__init__.py"),
+        "inputs": hash_of(lock, ROOT / "setup.py", ROOT / "hire_mlp_mm" / "__init__.py"),
     }
     if found.get("python") and not exact:  # no particular Python was asked for
         wanted["python"] = found["python"]
@@ -129,16 +129,16 @@ def plan(venv, exact):
     return Plan(wanted, keep and found == wanted, keep)
 
 
-def build(venv, exact, min_free_gb):
+def build(venv, lock, exact, min_free_gb):
     """Do the four steps, or three of them where the environment can be kept."""
-    todo = plan(venv, exact)
+    todo = plan(venv, lock, exact)
     if todo.done:  # another run did it while this one waited
         return
     if not todo.keep:
         check_python()
         check_ours(venv)
         check_disk(venv, min_free_gb)
-    uv_version = re.search(r"^uv==(\S+)", LOCK.read_text(encoding="utf-8"), re.M).group(1)
+    uv_version = re.search(r"^uv==(\S+)", lock.read_text(encoding="utf-8"), re.M).group(1)
     python, uv = str(venv / "bin" / "python"), str(venv / "bin" / "uv")
     tell = Teller()
     tell(1, "{} {}".format("keeping" if todo.keep else "making", venv))
@@ -153,8 +153,8 @@ def build(venv, exact, min_free_gb):
         tell.run([base, "-I", "-m", "venv", str(venv)])
     tell(2, "installing uv {}".format(uv_version))
     tell.run([python, "-I", "-m", "pip", "install", "--no-deps", "uv==" + uv_version])
-    tell(3, "installing what {} pins".format(LOCK.relative_to(ROOT)))
-    tell.run([uv, "pip", "sync", "--python", python, "--only-binary", ":all:", str(LOCK)])
+    tell(3, "installing what {} pins".format(os.path.relpath(str(lock), str(ROOT))))
+    tell.run([uv, "pip", "sync", "--python", python, str(lock)])
     tell(4, "installing the project itself")
     tell.run(
         [uv, "pip", "install", "--python", python, "--no-deps", "--no-build-isolation"]
