@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ from . import weights
 from .checkpoint import CheckpointError, match_state_dict, read_backbone
 from .hire_mlp import ArchLike, HireMLPNet
 from .registry import MODELS
+
+# The parts of the network that have parameters, for `HireMLP.get_layer_depth`.
+PART = re.compile(
+    r"stem\.|stages\.(?P<stage>\d+)\.(?:downsample|blocks\.(?P<block>\d+))\.|norm(?P<norm>\d+)\."
+)
 
 
 # In the root registry `type='HireMLP'` is found from every scope; in ours,
@@ -112,6 +118,41 @@ class HireMLP(HireMLPNet, BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Layer of a parameter, for layer-wise learning-rate decay.
+
+        Layer 0 is the stem, then every block of the built stages is a layer, in the order of the
+        forward pass. A stage's downsampling belongs to its first block, an output norm to the
+        last block of its stage. What is not in the backbone (neck, heads) is the last layer. The
+        protocol is MMPretrain's (`VisionTransformer.get_layer_depth`), so its
+        `LearningRateDecayOptimWrapperConstructor` takes HireMLP as it is; the layers are ours.
+
+        Args:
+            param_name: name of a parameter in the whole model.
+            prefix: of the backbone's parameters in that model, such as `backbone.`.
+
+        Returns:
+            The layer, from 0 to layers - 1, and the number of layers: blocks + 2.
+
+        Raises:
+            ValueError: a name with the prefix that is none of this network's.
+        """
+        depths = self.arch.depths[: len(self.stages)]
+        layers = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return layers - 1, layers
+        part = PART.match(param_name, len(prefix))
+        if part is None:
+            raise ValueError(
+                f"HireMLP: {param_name!r} is no parameter of the stem, stages or output norms "
+                f"under the prefix {prefix!r}"
+            )
+        if part["norm"]:
+            return sum(depths[: int(part["norm"]) + 1]), layers
+        if part["stage"]:
+            return sum(depths[: int(part["stage"])]) + int(part["block"] or 0) + 1, layers
+        return 0, layers
 
     def init_weights(self) -> None:
         """Load what `init_cfg` names; without it, keep the initialisation of the constructor.
