@@ -322,6 +322,21 @@ def still(model) -> set[str]:
     return {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
 
 
+def test_resume(tmp_path):
+    """The optimizer's state goes through a file that is read as data only."""
+    model = build("mmpretrain")
+    wrapper = optim_wrapper("mmpretrain", model, 0.5, norm_decay_mult=0.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    wrapper.step()
+    torch.save(wrapper.state_dict(), tmp_path / "state.pth")
+    other = optim_wrapper("mmpretrain", model, 0.9, norm_decay_mult=0.0)
+    other.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+    pairs = zip(settings(other).items(), settings(wrapper).items(), strict=True)
+    for (name, group), (same_name, same) in pairs:
+        assert (name, group["lr"]) == (same_name, same["lr"])
+
+
 def test_adams_first_step_is_as_long_as_the_rate():
     """Adam's first step is lr * sign(gradient): the rates reach the weights."""
     model = build("mmpretrain").double()

@@ -217,6 +217,39 @@ def test_config_snippets(host, scratch):
     assert not torch.equal(model.backbone.stages[3].blocks[2].mlp.fc2.weight, expected)
 
 
+@pytest.mark.parametrize("host", ["mmdet", "mmseg"])
+@pytest.mark.parametrize("layer_decay", [False, True])
+def test_fine_tuning_snippets(host, layer_decay, scratch):
+    """Each, after the drop-in snippet of a host, says what the text says."""
+    (drop_in,) = [block for block in blocks("python") if f"# {host}" in block]
+    plain, decayed = [block for block in blocks("python") if "paramwise_cfg" in block]
+    name = re.search(r"_base_ = \"(.*?)\"", drop_in)[1]
+    (base,) = (Path(find_spec(host).origin).parent / ".mim/configs").rglob(name)
+    (scratch / "mine.py").write_text(drop_in.replace(name, str(base)))
+    snippet = decayed if layer_decay else plain
+    (scratch / "tuned.py").write_text(f"_base_ = 'mine.py'\n{snippet}")
+    cfg = Config.fromfile(scratch / "tuned.py")
+    with DefaultScope.overwrite_default_scope(host), torch.device("meta"):
+        model = MODELS.build(cfg.model)
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    assert type(wrapper.optimizer) is torch.optim.AdamW
+    base_lr, names = cfg.optim_wrapper.optimizer.lr, {p: n for n, p in model.named_parameters()}
+    rates = {}
+    for group in wrapper.optimizer.param_groups:
+        for p in group["params"]:
+            rates[names[p]] = group["lr"] / base_lr
+            norm_or_bias = p.ndim == 1
+            assert group["weight_decay"] == (
+                0 if norm_or_bias else cfg.optim_wrapper.optimizer.weight_decay
+            )
+    stem = rates["backbone.stem.proj.weight"]
+    assert set(rates) == set(names.values())
+    assert {rate for name, rate in rates.items() if not name.startswith("backbone.")} == {1}
+    assert stem == (pytest.approx(0.9**21) if layer_decay else 1)
+    assert "0.9^21 = 0.11" in README
+    assert round(0.9**21, 2) == 0.11
+
+
 def test_python_snippet(capsys):
     (snippet,) = [b for b in blocks("python") if "import torch" in b]
     exec(compile(snippet, "README.md", "exec"), {})
@@ -226,7 +259,7 @@ def test_python_snippet(capsys):
 
 def test_every_block_is_checked():
     languages = re.findall(r"^```(\w+)$", README, re.M)
-    assert sorted(languages) == sorted(["sh"] * 7 + ["python"] * 3 + ["text", "bibtex"])
+    assert sorted(languages) == sorted(["sh"] * 7 + ["python"] * 5 + ["text", "bibtex"])
 
 
 def test_every_link_in_the_project_exists():
