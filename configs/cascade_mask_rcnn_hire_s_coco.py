@@ -15,6 +15,7 @@ is not known.
 _base_ = [
     "./_base_/cascade_mask_rcnn.py",
     "./_base_/coco_instance_multiscale.py",
+    "./_base_/schedule_3x.py",
     "./_base_/detection.py",
 ]
 
@@ -24,26 +25,3 @@ model = dict(
         init_cfg=dict(type="Pretrained", checkpoint="hire-mlp://small"),
     )
 )
-
-max_epochs = 36
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=1)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-param_scheduler = [
-    # MMDetection 2's default warm-up, which Swin's config inherits.
-    dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=500),
-    dict(
-        type="MultiStepLR",
-        begin=0,
-        end=max_epochs,
-        by_epoch=True,
-        milestones=[27, 33],
-        gamma=0.1,
-    ),
-]
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0),
-)
-auto_scale_lr = dict(enable=False, base_batch_size=16)  # 8 GPUs x 2 images

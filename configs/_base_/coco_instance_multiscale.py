@@ -1,10 +1,6 @@
-"""COCO instances, multi-scale training (DETR's two-policy augmentation), 800 x 1333 test.
+"""COCO instances, multi-scale training (DETR's two-policy augmentation), 800 x 1333 test."""
 
-The data root is $COCO_ROOT, or data/coco/ without it.
-"""
-
-dataset_type = "CocoDataset"
-data_root = "{{$COCO_ROOT:data/coco/}}"
+_base_ = "./coco_instance.py"
 
 short_sides = [(side, 1333) for side in range(480, 801, 32)]
 train_pipeline = [
@@ -33,50 +29,4 @@ train_pipeline = [
     ),
     dict(type="PackDetInputs"),
 ]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
-    dict(
-        type="PackDetInputs",
-        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-    ),
-]
-
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    batch_sampler=dict(type="AspectRatioBatchSampler"),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        ann_file="annotations/instances_train2017.json",
-        data_prefix=dict(img="train2017/"),
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=train_pipeline,
-    ),
-)
-val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        ann_file="annotations/instances_val2017.json",
-        data_prefix=dict(img="val2017/"),
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
-)
-test_dataloader = val_dataloader
-val_evaluator = dict(
-    type="CocoMetric",
-    ann_file=f"{data_root}/annotations/instances_val2017.json",
-    metric=["bbox", "segm"],
-)
-test_evaluator = val_evaluator
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -1,18 +1,9 @@
 """UperNet with an auxiliary FCN head on stage 3, as the official Hire-MLP config has it."""
 
+_base_ = "./encoder_decoder.py"
+
 norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(
-    type="EncoderDecoder",
-    data_preprocessor=dict(
-        type="SegDataPreProcessor",
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(512, 512),
-    ),
-    backbone=dict(type="HireMLP", arch="small"),
     decode_head=dict(
         type="UPerHead",
         in_channels=[64, 128, 320, 512],
@@ -38,6 +29,4 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=0.4),
     ),
-    train_cfg=dict(),
-    test_cfg=dict(mode="whole"),
 )
