@@ -317,6 +317,19 @@ def test_numpy_in_a_checkpoint_builds_numbers_only(numpy_type, tmp_path):
     assert torch.load(tmp_path / "again.pth")["log"].data[0].tolist() == [1.0, 2.0]
 
 
+def test_a_checkpoint_that_would_run_code_is_not_resumed_from(shapes, tmp_path, run_tool):
+    class Code:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"state_dict": {}, "meta": Code()}, tmp_path / "code.pth")
+    args = ["--resume", tmp_path / "code.pth", "--work-dir", tmp_path / "train"]
+    done = run_tool("tools/train.py", SEGMENTATION, *args, env=shapes)
+    assert done.returncode != 0
+    assert "weights_only" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_amp_without_a_gpu(shapes, tmp_path, run_tool):
     done = run_tool("tools/train.py", DETECTION, "--amp", "--work-dir", tmp_path, env=shapes)

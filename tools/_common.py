@@ -20,6 +20,7 @@ from mmengine.device import get_device
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from mmengine.runner import checkpoint as runner_checkpoint
 
 from hire_mlp_mm import mmcv_ops  # before mmdet is imported, which needs mmcv's ops
 from hire_mlp_mm.checkpoint import CheckpointError, first_line
@@ -68,23 +69,33 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
+def read_config(path: str) -> Config:
+    """The config of a file.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it is not of a model.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"config {path} not found")
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"config {path} cannot be read: {what}") from error
+    if "model" not in cfg or "default_scope" not in cfg:
+        raise UserError(f"config {path} has no model or no default_scope")
+    return cfg
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """The config file with the command line's options merged in.
 
     Raises:
         UserError: there is no such file, or it cannot be read.
     """
-    if not os.path.isfile(args.config):
-        raise UserError(f"config {args.config} not found")
     if "LOCAL_RANK" not in os.environ:
         os.environ["LOCAL_RANK"] = str(args.local_rank)
-    try:
-        cfg = Config.fromfile(args.config)
-    except Exception as error:  # a config is a program
-        what = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"config {args.config} cannot be read: {what}") from error
-    if "model" not in cfg or "default_scope" not in cfg:
-        raise UserError(f"config {args.config} has no model or no default_scope")
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{Path(args.config).stem}"
@@ -160,6 +171,8 @@ def data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
     if dataset.get("ann_file"):
         yield os.path.join(root, dataset.ann_file), "annotation file"
     prefixes: Any = dataset.get("data_prefix") or {}
+    if dataset.get("type") == "ImageNet" and not prefixes:
+        prefixes = dataset.get("split") or {}
     for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
         if prefix:
             yield os.path.join(root, prefix), "data folder"
@@ -226,3 +239,6 @@ def allow_training_checkpoints() -> None:
         allowed.append((one_number, f"numpy.{core}.multiarray.scalar"))
     allowed.append((history_buffer_method, "builtins.getattr"))
     torch.serialization.add_safe_globals(allowed)
+    # onedl-mmengine's own loader lets numpy and `getattr` in as they are, and opens a file that it
+    # still refuses without any check. mmengine proper calls `torch.load`, and so do both from here.
+    runner_checkpoint._safe_torch_load = torch.load
