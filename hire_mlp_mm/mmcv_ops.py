@@ -111,6 +111,170 @@ def roi_align_backward(
     )
 
 
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    *,
+    im2col_step: int,
+    **geometry: int,
+) -> None:
+    """Deformable convolution of (N, C, H, W), offsets (N, 2 * groups * kh * kw, h, w).
+
+    `geometry` has mmcv's names: kW, kH, dW, dH, padW, padH, dilationW, dilationH, group,
+    deformable_group. Written to `output` (N, O, h, w).
+    """
+    output.copy_(_deform_conv(input, weight, offset, None, None, _geometry(geometry)))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    *,
+    im2col_step: int,
+    **geometry: int,
+) -> None:
+    """Gradient of `deform_conv_forward` with respect to its input and offsets."""
+    grads = _deform_conv_backward(
+        grad_output, input, weight, offset, None, None, _geometry(geometry)
+    )
+    grad_input.copy_(grads[0])
+    grad_offset.copy_(grads[2])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    *,
+    scale: float,
+    im2col_step: int,
+    **geometry: int,
+) -> None:
+    """Gradient of `deform_conv_forward` with respect to its weight, times `scale`."""
+    weight = grad_weight  # its shape is all that the gradient of the weight depends on
+    grads = _deform_conv_backward(
+        grad_output, input, weight, offset, None, None, _geometry(geometry)
+    )
+    grad_weight.copy_(grads[1] * scale)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    *,
+    with_bias: bool,
+    **geometry: int,
+) -> None:
+    """Deformable convolution, version 2: a mask (N, groups * kh * kw, h, w) weighs the samples.
+
+    `geometry` has mmcv's names: kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h,
+    dilation_w, group, deformable_group. Written to `output` (N, O, h, w).
+    """
+    used = bias if with_bias else None
+    output.copy_(_deform_conv(input, weight, offset, mask, used, _geometry_v2(geometry)))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    *,
+    with_bias: bool,
+    **geometry: int,
+) -> None:
+    """Gradients of `modulated_deform_conv_forward`."""
+    grads = _deform_conv_backward(
+        grad_output,
+        input,
+        weight,
+        offset,
+        mask,
+        bias if with_bias else None,
+        _geometry_v2(geometry),
+    )
+    into = (grad_input, grad_weight, grad_offset, grad_mask, grad_bias)
+    for target, grad in zip(into[: 5 if with_bias else 4], grads, strict=False):
+        target.copy_(grad)
+
+
+Geometry = tuple[int, int, int, int, int, int, int, int]
+
+
+def _geometry(by_name: dict[str, int]) -> Geometry:
+    """Stride, padding, dilation (height, width), groups, offset groups from deform_conv's names."""
+    names = ("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
+    return tuple(by_name[name] for name in names)  # type: ignore[return-value]
+
+
+def _geometry_v2(by_name: dict[str, int]) -> Geometry:
+    """The same from modulated_deform_conv's names."""
+    names = ("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
+    return tuple(by_name[name] for name in (*names, "group", "deformable_group"))  # type: ignore[return-value]
+
+
+def _deform_conv(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    geometry: Geometry,
+) -> Tensor:
+    """Run torchvision's kernel; without mask or bias it wants empty ones."""
+    _load_torchvision()
+    x, w, o = (at_least_float(t) for t in (input, weight, offset))
+    m = x.new_zeros(len(x), 1) if mask is None else at_least_float(mask)
+    b = x.new_zeros(len(w)) if bias is None else at_least_float(bias)
+    return torch.ops.torchvision.deform_conv2d(x, w, o, m, b, *geometry, mask is not None)
+
+
+def _deform_conv_backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    geometry: Geometry,
+) -> Sequence[Tensor]:
+    """Gradients of input, weight, offset, mask and bias."""
+    _load_torchvision()
+    g, x, w, o = (at_least_float(t) for t in (grad, input, weight, offset))
+    m = x.new_zeros(len(x), 1) if mask is None else at_least_float(mask)
+    b = x.new_zeros(len(w)) if bias is None else at_least_float(bias)
+    return torch.ops.torchvision._deform_conv2d_backward(
+        g, x, w, o, m, b, *geometry, mask is not None
+    )
+
+
 def get_compiler_version() -> str:
     """What mmcv's environment report shows as compiler."""
     return "none (torchvision's kernels)"
@@ -127,6 +291,11 @@ OPS: dict[str, Callable[..., object]] = {
         nms,
         roi_align_forward,
         roi_align_backward,
+        deform_conv_forward,
+        deform_conv_backward_input,
+        deform_conv_backward_parameters,
+        modulated_deform_conv_forward,
+        modulated_deform_conv_backward,
         get_compiler_version,
         get_compiling_cuda_version,
     )

@@ -10,7 +10,14 @@ import types
 import numpy as np
 import pytest
 import torch
-from mmcv.ops import RoIAlign, batched_nms, nms
+from mmcv.ops import (
+    CARAFE,
+    RoIAlign,
+    batched_nms,
+    deform_conv2d,
+    modulated_deform_conv2d,
+    nms,
+)
 
 from hire_mlp_mm import mmcv_ops
 from tests.conftest import ROOT
@@ -111,12 +118,63 @@ def test_half_precision(dtype):
     assert len(nms(boxes, scores, 0.5)[1]) == 1
 
 
-def test_a_missing_op_names_itself_and_the_cure():
-    from mmcv.ops import ModulatedDeformConv2dPack
+def naive_deform_conv(x, offset, mask, weight, stride, padding, dilation):
+    """One image, one group of offsets: each tap samples where its offset points, bilinearly."""
+    C, H, W = x.shape
+    kh, kw = weight.shape[2:]
+    _, h, w = offset.shape
+    out = np.zeros((len(weight), h, w))
+    for i, j, a, b in np.ndindex(h, w, kh, kw):
+        tap = a * kw + b
+        y = i * stride - padding + a * dilation + offset[2 * tap, i, j]
+        z = j * stride - padding + b * dilation + offset[2 * tap + 1, i, j]
+        sample = np.zeros(C)
+        for p in (int(np.floor(y)), int(np.floor(y)) + 1):
+            for q in (int(np.floor(z)), int(np.floor(z)) + 1):
+                if 0 <= p < H and 0 <= q < W:
+                    sample += x[:, p, q] * (1 - abs(y - p)) * (1 - abs(z - q))
+        out[:, i, j] += weight[:, :, a, b] @ sample * mask[tap, i, j]
+    return out
 
-    layer = ModulatedDeformConv2dPack(4, 4, 3)
-    with pytest.raises(mmcv_ops.MissingOpError, match="modulated_deform_conv") as error:
-        layer(torch.rand(1, 4, 8, 8))
+
+@pytest.mark.parametrize("modulated", [False, True])
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (2, 2, 2)])
+def test_deformable_convolution_equals_the_definition(modulated, stride, padding, dilation):
+    x = torch.rand(2, 3, 7, 8, dtype=torch.float64)
+    weight = torch.rand(4, 3, 3, 3, dtype=torch.float64)
+    h, w = ((n + 2 * padding - 2 * dilation - 1) // stride + 1 for n in x.shape[2:])
+    offset = torch.randn(2, 18, h, w, dtype=torch.float64)
+    mask = torch.rand(2, 9, h, w, dtype=torch.float64) if modulated else torch.ones(2, 9, h, w)
+    if modulated:
+        bias = torch.rand(4, dtype=torch.float64)
+        out = modulated_deform_conv2d(x, offset, mask, weight, bias, stride, padding, dilation)
+        out = out - bias[:, None, None]
+    else:
+        out = deform_conv2d(x, offset, weight, stride, padding, dilation)
+    for k in range(2):
+        arrays = (t.numpy() for t in (x[k], offset[k], mask[k], weight))
+        expected = naive_deform_conv(*arrays, stride, padding, dilation)
+        np.testing.assert_allclose(out[k].numpy(), expected, atol=1e-12)
+
+
+def test_deformable_convolution_gradients():
+    def rand(*shape):
+        return torch.rand(*shape, dtype=torch.float64, requires_grad=True)
+
+    # Two groups of channels and two of offsets; samples stay off the grid's lines.
+    x, weight, bias = rand(2, 4, 4, 5), rand(4, 2, 3, 3), rand(4)
+    offset = (torch.rand(2, 36, 4, 5, dtype=torch.float64) * 0.8 + 0.1).requires_grad_()
+    geometry = (1, 1, 1, 2, 2)
+    v1 = (x, offset, weight)
+    assert torch.autograd.gradcheck(lambda *t: deform_conv2d(*t, *geometry), v1)
+    v2 = (x, offset, rand(2, 18, 4, 5), weight, bias)
+    assert torch.autograd.gradcheck(lambda *t: modulated_deform_conv2d(*t, *geometry), v2)
+
+
+def test_a_missing_op_names_itself_and_the_cure():
+    layer = CARAFE(3, 1, 2)
+    with pytest.raises(mmcv_ops.MissingOpError, match="carafe_forward") as error:
+        layer(torch.rand(1, 4, 8, 8), torch.rand(1, 9, 16, 16))
     assert "MMCV_WITH_OPS=1" in str(error.value)
     with pytest.raises(mmcv_ops.MissingOpError, match="pool_mode='max'"):
         RoIAlign(3, 1.0, pool_mode="max")(torch.rand(1, 1, 4, 4), torch.rand(1, 5))
