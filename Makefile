@@ -18,7 +18,7 @@ SETUP = $(PYTHON) tools/setup_env.py --venv $(VENV) --lock $(LOCK) \
 	$(if $(MIN_FREE_GB),--min-free-gb $(MIN_FREE_GB))
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock demo test test-onedl test-torch-min lint format build clean
+.PHONY: help env lock demo test test-onedl test-torch-min lint format tables build clean
 
 help: ## list the targets
 	@echo 'make [PYTHON=python3.11] [VENV=.venv] TARGET'
@@ -61,6 +61,9 @@ lint: env ## check style, types and spelling
 format: env ## rewrite the files in the project's style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+tables: env ## write README.md's tables of recipes from configs/metafile_*.yml
+	$(BIN)/python tools/model_tables.py $(ARGS)
 
 build: env ## make the wheel and the source archive in dist/
 	$(BIN)/uv build --offline --no-build-isolation --python $(BIN)/python --out-dir dist

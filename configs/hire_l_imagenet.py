@@ -1,7 +1,7 @@
 """Hire-MLP-Large, ImageNet-1K.
 
-Published: 83.8 % top-1 (README of ggjy/Hire-Wave-MLP.pytorch), 13.4 GFLOPs at 224 x 224; 95.7 M
-parameters. Not rerun here. The authors released no weights of Large.
+Published: 83.8 % top-1 (README of github.com/ggjy/Hire-Wave-MLP.pytorch), 13.4 GFLOPs at
+224 x 224; 95.7 M parameters. Not rerun here. The authors released no weights of Large.
 """
 
 _base_ = "./hire_s_imagenet.py"

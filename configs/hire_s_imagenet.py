@@ -1,7 +1,7 @@
 """Hire-MLP-Small, ImageNet-1K, 300 epochs and 10 to cool down: the authors' train.py.
 
-Published: 82.1 % top-1 (README of ggjy/Hire-Wave-MLP.pytorch), 4.2 GFLOPs at 224 x 224; 33.1 M
-parameters. Not rerun here.
+Published: 82.1 % top-1 (README of github.com/ggjy/Hire-Wave-MLP.pytorch), 4.2 GFLOPs at
+224 x 224; 33.1 M parameters. Not rerun here.
 
 Source: train.py of that repository, its defaults and the commands of its README: AdamW, learning
 rate 5e-4 x batch / 512, weight decay 0.05, none on biases and 1-D parameters, no gradient

@@ -1,7 +1,7 @@
 """Hire-MLP-Tiny, ImageNet-1K: the command of the authors' README, 8 GPUs x 256 images.
 
-Published: 79.7 % top-1 (README of ggjy/Hire-Wave-MLP.pytorch), 2.1 GFLOPs at 224 x 224; 18.0 M
-parameters. Not rerun here.
+Published: 79.7 % top-1 (README of github.com/ggjy/Hire-Wave-MLP.pytorch), 2.1 GFLOPs at
+224 x 224; 18.0 M parameters. Not rerun here.
 """
 
 _base_ = "./hire_s_imagenet.py"
