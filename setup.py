@@ -35,6 +35,7 @@ UPSTREAM = [
     "ftfy",  # mmsegmentation needs this one and the next, and does not declare them
     "regex",
     "setuptools<82",  # mmengine imports pkg_resources, which setuptools 82 removed
+    "numpy<2",  # these releases are older than numpy 2; this also keeps to OpenCV 4.11
 ]
 EXTRAS = {
     # with mmcv's compiled ops: mostly built from source, which takes a compiler and a while, and
@@ -76,7 +77,18 @@ setup(
         "Typing :: Typed",
     ],
     packages=["hire_mlp_mm"],
-    package_data={"hire_mlp_mm": ["py.typed"]},
+    # .mim holds links to configs, tools and model-index.yml, where OpenMMLab's mim looks for them
+    package_data={
+        "hire_mlp_mm": [
+            "py.typed",
+            ".mim/model-index.yml",
+            ".mim/configs/**/*.py",
+            ".mim/configs/*.yml",
+            ".mim/tools/*.py",
+            ".mim/tools/*.sh",
+        ]
+    },
+    exclude_package_data={"hire_mlp_mm": [".mim/tools/setup_env.py"]},
     python_requires=">=3.10",
     install_requires=["torch"],  # no floor: it could replace a torch that mmcv was compiled for
     extras_require=EXTRAS,

@@ -14,13 +14,14 @@ PACKAGE = ROOT / "hire_mlp_mm"
 OPENMMLAB = {"mmengine", "mmcv"}
 # file: (modules of ours, third-party packages) that it may import
 ALLOWED = {
-    "__init__": ({"backbone", "layer_decay"}, set()),
+    "__init__": ({"backbone", "config_names", "layer_decay"}, set()),
     "registry": (set(), {"mmengine"}),
     "hire_mlp": (set(), {"torch"}),
     "checkpoint": (set(), {"torch"}),
     "weights": (set(), set()),
     "backbone": ({"hire_mlp", "checkpoint", "weights", "registry"}, OPENMMLAB | {"torch"}),
     "layer_decay": ({"registry"}, {"mmengine", "torch"}),
+    "config_names": (set(), {"mmengine"}),
     "mmcv_ops": (set(), {"torch", "torchvision", "mmcv"}),
 }
 

@@ -22,6 +22,9 @@ from mmcv.ops import (
 from hire_mlp_mm import mmcv_ops
 from tests.conftest import ROOT
 
+COMPILED = mmcv_ops.describe().endswith(": compiled ops")
+stand_in_only = pytest.mark.skipif(COMPILED, reason="this mmcv has compiled ops of its own")
+
 
 def naive_nms(boxes, scores, threshold, offset):
     order, kept = list(np.argsort(-scores)), []
@@ -105,6 +108,7 @@ def test_roi_align_gradient():
     assert torch.autograd.gradcheck(lambda x: layer(x, rois), features)
 
 
+@stand_in_only
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
     features = torch.rand(1, 2, 6, 7).to(dtype).requires_grad_()
@@ -171,6 +175,7 @@ def test_deformable_convolution_gradients():
     assert torch.autograd.gradcheck(lambda *t: modulated_deform_conv2d(*t, *geometry), v2)
 
 
+@stand_in_only
 def test_a_missing_op_names_itself_and_the_cure():
     layer = CARAFE(3, 1, 2)
     with pytest.raises(mmcv_ops.MissingOpError, match="carafe_forward") as error:
@@ -180,6 +185,7 @@ def test_a_missing_op_names_itself_and_the_cure():
         RoIAlign(3, 1.0, pool_mode="max")(torch.rand(1, 1, 4, 4), torch.rand(1, 5))
 
 
+@stand_in_only
 def test_the_stand_in_looks_like_a_module():
     from mmcv.utils import ext_loader
 
@@ -191,6 +197,7 @@ def test_the_stand_in_looks_like_a_module():
     assert sys.meta_path == before
 
 
+@stand_in_only  # with real ones, this is what test_equal_to_the_compiled_ops begins with
 def test_compiled_ops_are_left_alone(tmp_path):
     """With a compiled mmcv._ext on mmcv's path (here a file), the stand-in is not asked."""
     (tmp_path / "_ext.py").write_text("origin = 'compiled'\n")
@@ -207,6 +214,54 @@ def test_compiled_ops_are_left_alone(tmp_path):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip().endswith("compiled ops"), done.stderr
+
+
+def random_boxes(n):
+    corners = torch.rand(n, 2) * 400
+    return torch.cat([corners, corners + 4 + torch.rand(n, 2) * 200], 1)
+
+
+def run_ops() -> dict[str, torch.Tensor]:
+    """Results and gradients of every op of the stand-in, at a detector's sizes."""
+    torch.manual_seed(0)
+    boxes, scores = random_boxes(2000), torch.rand(2000)
+    found = {f"nms, offset {i}": nms(boxes, scores, 0.5, offset=i)[1] for i in (0, 1)}
+    rois = torch.cat([torch.randint(2, (200, 1)).float(), random_boxes(200)], 1)
+    x, offset, mask = (
+        torch.rand(2, 16, 40, 50),
+        torch.randn(2, 18, 40, 50),
+        torch.rand(2, 9, 40, 50),
+    )
+    weight, bias = torch.rand(8, 16, 3, 3), torch.rand(8)
+    ops = {
+        "roi_align": (RoIAlign(7, 0.1, sampling_ratio=0), (x,), (rois,)),
+        "deform_conv": (deform_conv2d, (x, offset, weight), (1, 1)),
+        "modulated": (modulated_deform_conv2d, (x, offset, mask, weight, bias), (1, 1)),
+    }
+    for name, (op, inputs, others) in ops.items():
+        inputs = [one.clone().requires_grad_() for one in inputs]
+        out = op(*inputs, *others)
+        gradients = torch.autograd.grad(out, inputs, torch.rand_like(out))
+        found |= {f"{name} {i}": one.detach() for i, one in enumerate((out, *gradients))}
+    return found
+
+
+@pytest.mark.skipif(not COMPILED, reason="this mmcv has no compiled ops to compare with")
+def test_equal_to_the_compiled_ops(monkeypatch):
+    import mmcv._ext
+
+    assert not isinstance(mmcv._ext, mmcv_ops.StandIn)
+    compiled = run_ops()
+    stand_in = mmcv_ops.StandIn("mmcv._ext")
+    vars(stand_in).update(mmcv_ops.OPS)
+    for module in ("nms", "roi_align", "deform_conv", "modulated_deform_conv"):
+        monkeypatch.setattr(sys.modules[f"mmcv.ops.{module}"], "ext_module", stand_in)
+    ours = run_ops()
+    for name, expected in compiled.items():
+        if name.startswith(("nms", "roi_align")):
+            assert torch.equal(ours[name], expected), name
+        else:  # other orders of summation
+            torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_other_modules_are_none_of_its_business():
