@@ -1,0 +1,412 @@
+"""Try tools/swap_backbone.py on the configs that MMDetection, MMSegmentation and MMPretrain ship.
+
+    python tools/sweep.py --out docs/compatibility.md
+
+For one or more configs of every family (folder): does the model build with its own backbone here,
+does the swap succeed, and does the result train a step (finite losses, and gradients in every
+parameter of HireMLP) on two small made-up images? Each config runs in a process of its own. The
+results so far are kept beside the table, in a file of JSON lines, and not computed twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import importlib.metadata
+import json
+import multiprocessing
+import platform
+import re
+import signal
+import sys
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _common import UserError, read_config, run
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, DefaultScope
+from swap_backbone import SwapError, as_list, describe, find_config, find_network, swap_backbone
+
+from hire_mlp_mm import mmcv_ops
+
+PACKAGES = {"mmdet": "MMDetection", "mmseg": "MMSegmentation", "mmpretrain": "MMPretrain"}
+SIZES = (128, 256, 512)  # of the images: the first at which the model trains
+SECONDS = 600  # for one config
+# A family's example: the smallest model that its name promises.
+SMALL = ("r18", "r50", "tiny", "nano", "small", "_s_", "-s_", "-t_", "b0", "base", "_b_")
+WORKS, REFUSED, FAILED, NOT_BUILT = "works", "refused", "failed", "does not build"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", default="work_dirs/compatibility.md", help="the table to write")
+    parser.add_argument("--packages", nargs="+", choices=list(PACKAGES), default=list(PACKAGES))
+    parser.add_argument("--families", nargs="+", metavar="NAME", help="these only")
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    log = Path("work_dirs") / f"{out.stem}.jsonl"
+    log.parent.mkdir(exist_ok=True)
+    done = {r["config"]: r for r in map(json.loads, read_lines(log)) if r["stack"] == stack()}
+    todo = [
+        name
+        for package in args.packages
+        for family in families(package)
+        if not args.families or family in args.families
+        for name in examples(package, family)
+    ]
+    with log.open("a", encoding="utf-8") as file:
+        missing = [name for name in todo if name not in done]
+        for i, result in enumerate(try_all(missing, args.processes)):
+            done[result["config"]] = result
+            print(json.dumps(result), file=file, flush=True)
+            print(f"[{i + 1}/{len(missing)}] {result['config']}: {result['status']}", flush=True)
+    out.write_text(table([done[name] for name in todo]), encoding="utf-8")
+    print(f"wrote {out}")
+
+
+def read_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def stack() -> str:
+    """Versions of everything that a result depends on."""
+    names = ("torch", "torchvision", "mmengine", "mmdet", "mmsegmentation", "mmpretrain")
+    versions = [f"{name} {version(name)}" for name in names]
+    return ", ".join([f"Python {platform.python_version()}", *versions, mmcv_ops.describe()])
+
+
+def version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+# The configs -------------------------------------------------------------------------------------
+
+
+def families(package: str) -> list[str]:
+    """Folders of configs in an installed package."""
+    root = configs_of(package)
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and p.name != "_base_")
+
+
+def configs_of(package: str) -> Path:
+    return find_config(f"{package}::_base_/default_runtime.py").parents[1]
+
+
+def examples(package: str, family: str) -> list[str]:
+    """A config for each kind of model in a family: the same types of model, neck and heads."""
+    root = configs_of(package)
+    kinds: dict[str, str] = {}
+    for path in sorted((root / family).rglob("*.py"), key=size_of_model):
+        try:
+            model = Config.fromfile(path).get("model")
+        except Exception:  # some need files that packages don't ship, or packages of their own
+            continue
+        if isinstance(model, dict) and "type" in model:
+            kinds.setdefault(kind_of(model), f"{package}::{path.relative_to(root)}")
+    return sorted(kinds.values())
+
+
+def size_of_model(path: Path) -> tuple[int, str]:
+    """Sort key: small models first, by what their names say."""
+    rank = [i for i, mark in enumerate(SMALL) if mark in path.stem]
+    return (min(rank, default=len(SMALL)), path.stem)
+
+
+def kind_of(model: ConfigDict) -> str:
+    """Types of the parts of a model, without the backbone, which is to be replaced."""
+    parts = {"model": model}
+    parts.update({k: v for k, v in model.items() if k.endswith(("head", "neck", "detector"))})
+    return json.dumps({k: [type_of(x) for x in as_list(v)] for k, v in parts.items()})
+
+
+def type_of(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else part
+    return kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+
+
+# One config --------------------------------------------------------------------------------------
+
+
+def try_all(names: Sequence[str], processes: int) -> Iterator[dict[str, Any]]:
+    """Try each config in a process of its own, so that none takes another down."""
+    for package in PACKAGES:  # once, before the processes fork
+        importlib.import_module(f"{package}.models")
+    context = multiprocessing.get_context("fork")
+    with context.Pool(processes, quiet, maxtasksperchild=1) as pool:
+        yield from pool.imap_unordered(try_one, names, chunksize=1)
+
+
+def quiet() -> None:
+    """One thread per process, and a log without what the hosts say about themselves."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    MMLogger.get_current_instance().setLevel("ERROR")
+
+
+def try_one(name: str) -> dict[str, Any]:
+    """The row of one config: status, and the reason where it does not work."""
+    signal.signal(signal.SIGALRM, too_slow)
+    signal.alarm(SECONDS)
+    try:
+        status, reason = verdict(name)
+    except Exception as error:  # a sweep goes on
+        status, reason = FAILED, describe(error)
+    signal.alarm(0)
+    package, _, path = name.partition("::")
+    family = path.split("/")[0]
+    row = dict(config=name, package=package, family=family, status=status, reason=reason)
+    return {**row, "stack": stack()}
+
+
+def too_slow(*_: object) -> None:
+    raise TimeoutError(f"not done in {SECONDS} s")
+
+
+def verdict(name: str) -> tuple[str, str]:
+    """Status of one config, and the reason for it."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    cfg = read_config(str(find_config(name)))
+    original = copy.deepcopy(cfg)
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
+            MODELS.build(without_weights(cfg.model))
+    except Exception:  # initialisation may need values, which the meta device has not
+        try:
+            with DefaultScope.overwrite_default_scope(cfg.default_scope):
+                MODELS.build(without_weights(cfg.model))
+        except Exception as error:
+            return NOT_BUILT, describe(error)
+    try:
+        swap_backbone(cfg, "tiny", "none")
+    except UserError as error:
+        return (REFUSED if isinstance(error, SwapError) else FAILED), str(error)
+    try:
+        train_a_step(cfg)
+    except Exception as error:
+        reason = describe(error)
+        try:
+            train_a_step(original)
+        except Exception as own:
+            reason += f" (with its own backbone: {describe(own)})"
+        return FAILED, reason
+    return WORKS, ""
+
+
+def without_weights(model: Any) -> Any:
+    """A model's config without anything to load."""
+    if isinstance(model, dict):
+        drop = ("init_cfg", "pretrained")
+        return type(model)({k: without_weights(v) for k, v in model.items() if k not in drop})
+    if isinstance(model, (list, tuple)):
+        return type(model)(without_weights(v) for v in model)
+    return model
+
+
+def train_a_step(cfg: Config) -> None:
+    """One forward and backward pass on made-up data.
+
+    Raises:
+        Exception: whatever the model raises on the largest size; an AssertionError for a loss that
+            is not finite, or a parameter of the backbone without a gradient.
+    """
+    for size in SIZES:
+        try:
+            return step(cfg, size)
+        except Exception:
+            if size == SIZES[-1]:
+                raise
+
+
+def step(cfg: Config, size: int) -> None:
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model_cfg = without_weights(copy.deepcopy(cfg.model))
+        network, _ = find_network(model_cfg)
+        inner = network is not model_cfg and "track_head" not in model_cfg
+        if inner:  # trackers and semi-supervised models train the detector that they hold
+            model_cfg = network
+            model_cfg.setdefault("data_preprocessor", ConfigDict(type="DetDataPreprocessor"))
+        elif "data_preprocessor" not in model_cfg and cfg.get("data_preprocessor"):
+            model_cfg.data_preprocessor = dict(cfg.data_preprocessor)
+        shrink(model_cfg, size)
+        model = MODELS.build(model_cfg)
+        model.train()
+        batch = make_batch(cfg.default_scope, model_cfg, size)
+        data = model.data_preprocessor(batch, training=True)
+        loss, _ = model.parse_losses(model(**data, mode="loss"))
+        loss.backward()
+    assert loss.isfinite(), f"loss is {loss.item()}"
+    backbone = model.backbone if hasattr(model, "backbone") else model.detector.backbone
+    for name, parameter in backbone.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"backbone.{name} has no gradient"
+            assert parameter.grad.isfinite().all(), f"gradient of backbone.{name} is not finite"
+
+
+def shrink(model: ConfigDict, size: int) -> None:
+    """Keep the data preprocessor from making large images of small ones."""
+    preprocessor = model.get("data_preprocessor") or {}
+    for key in ("batch_augments", "size_divisor"):
+        preprocessor.pop(key, None)
+    if "size" in preprocessor:
+        preprocessor["size"] = (size, size)
+
+
+# Made-up data ------------------------------------------------------------------------------------
+
+
+def make_batch(scope: str, model: ConfigDict, size: int) -> dict[str, Any]:
+    """Two images with something to learn, as the model's data loader would give them."""
+    if scope == "mmdet":
+        return detection_batch(model, size)
+    images = [torch.randint(0, 256, (3, size, size), dtype=torch.uint8) for _ in range(2)]
+    if scope == "mmseg":
+        return dict(inputs=images, data_samples=segmentation_samples(model, size))
+    return classification_batch(model, images)
+
+
+def number_of_classes(model: ConfigDict) -> int:
+    """The smallest number of classes that any head names."""
+    return min(int(n) for n in re.findall(r"'num_classes': (\d+)", str(model.to_dict())) or [1])
+
+
+def detection_batch(model: ConfigDict, size: int) -> dict[str, Any]:
+    from mmdet.testing import demo_mm_inputs, demo_track_inputs
+
+    shape = (3, size, size)
+    if "track_head" in model or "Video" in str(model.type):
+        frames = dict(num_frames=2, key_frames_inds=[0], num_items=[3, 3])
+        return demo_track_inputs(1, image_shapes=shape, num_classes=2, with_mask=True, **frames)
+    items = dict(num_items=[3, 3], num_classes=2, with_mask=True, with_semantic=True)
+    batch = demo_mm_inputs(2, [shape] * 2, **items)
+    for sample in batch["data_samples"]:
+        sample.gt_instances.labels.clamp_(max=number_of_classes(model) - 1)
+        sample.proposals = copy.deepcopy(sample.gt_instances)
+        sample.proposals.scores = torch.ones(len(sample.proposals))
+        if "semantic_head" in (model.get("roi_head") or {}):  # it learns at stride 8
+            sample.gt_sem_seg.sem_seg = sample.gt_sem_seg.sem_seg[:, ::8, ::8]
+    return batch
+
+
+def segmentation_samples(model: ConfigDict, size: int) -> list[Any]:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    samples = []
+    for _ in range(2):
+        labels = torch.randint(0, number_of_classes(model), (1, size // 16, size // 16))
+        labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2)
+        sample = SegDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size)))
+        sample.gt_sem_seg = PixelData(data=labels)
+        sample.gt_edge_map = PixelData(data=(labels % 2))
+        samples.append(sample)
+    return samples
+
+
+def classification_batch(model: ConfigDict, images: list[torch.Tensor]) -> dict[str, Any]:
+    from mmpretrain.structures import DataSample
+
+    head = model.get("head") or {}
+    samples = []
+    for i in range(2):
+        sample = DataSample()
+        sample.set_gt_label([i] if "MultiLabel" in str(head.get("type")) else i)
+        samples.append(sample)
+    if str(model.type).endswith("ImageClassifier"):
+        return dict(inputs=torch.stack(images), data_samples=samples)
+    views = [torch.stack(images), torch.stack(images).flip(-1)]  # self-supervised
+    return dict(inputs=views, data_samples=samples)
+
+
+# The table ---------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The document: what was tried and with which versions, a summary, a row for each config."""
+    lines = ["# What HireMLP plugs into", ""]
+    lines += [
+        "Made by `python tools/sweep.py --out docs/compatibility.md` on",
+        "",
+        stack() + ".",
+        "",
+    ]
+    lines += [
+        "Each config is taken as the host ships it, HireMLP-Tiny put in by",
+        "`tools/swap_backbone.py`, and one training step done on two made-up images: `works` means "
+        "that",
+        "all losses and all gradients of the backbone are finite. A family works when all its "
+        "examples do;",
+        "one that does not build with its own backbone in this environment does not count.",
+        "",
+        "| package | families that build | work | partly | refused | failed |",
+        "|---|---|---|---|---|---|",
+    ]
+    by_package = defaultdict(list)
+    for row in rows:
+        by_package[row["package"]].append(row)
+    total: Counter[str] = Counter()
+    for package, its_rows in by_package.items():
+        counts = Counter(family_status(rs) for rs in by_family(its_rows).values())
+        total += counts
+        lines.append(summary(PACKAGES[package], counts))
+    lines.append(summary("all", total))
+    for package, its_rows in by_package.items():
+        lines += [
+            "",
+            f"## {PACKAGES[package]}",
+            "",
+            "| family | config | result |",
+            "|---|---|---|",
+        ]
+        for family, family_rows in by_family(its_rows).items():
+            for row in family_rows:
+                config = row["config"].partition("/")[2]
+                reason = row["reason"].replace("|", "/").replace("\n", " ")[:200]
+                result = row["status"] + (f": {reason}" if reason else "")
+                lines.append(f"| {family} | `{config}` | {result} |")
+    return "\n".join(lines) + "\n"
+
+
+def by_family(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["family"]].append(row)
+    return dict(groups)
+
+
+def family_status(rows: Sequence[dict[str, Any]]) -> str:
+    """Works, partly, refused or failed; `does not build` where no example of it builds."""
+    statuses = {row["status"] for row in rows} - {NOT_BUILT}
+    if not statuses:
+        return NOT_BUILT
+    if WORKS in statuses:
+        return WORKS if len(statuses) == 1 else "partly"
+    return FAILED if FAILED in statuses else REFUSED
+
+
+def summary(name: str, counts: Counter[str]) -> str:
+    built = sum(n for status, n in counts.items() if status != NOT_BUILT)
+
+    def share(status: str) -> str:
+        return f"{counts[status]} ({100 * counts[status] / max(built, 1):.1f} %)"
+
+    cells = [share(WORKS), share("partly"), share(REFUSED), share(FAILED)]
+    return f"| {name} | {built} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
