@@ -18,7 +18,7 @@ _base_ = [
 
 model = dict(
     backbone=dict(
-        drop_path_rate=0.2,  # not published for Hire-MLP; Swin-S and AS-MLP-S use 0.2
+        drop_path_rate=0.2,  # not published, for no size; Swin-S and AS-MLP-S use 0.2
         init_cfg=dict(type="Pretrained", checkpoint="hire-mlp://small"),
     )
 )

@@ -4,8 +4,9 @@ The data root is $IMAGENET_ROOT, or data/imagenet/ without it; in it lie train/ 
 for each class.
 
 RandAugment is timm's rand-m9-mstd0.5-inc1. train.py asks for colour jitter 0.4, too, but timm
-leaves it out where RandAugment acts, so there is none here. What MMPretrain does otherwise than
-timm: noise of erased pixels is cut to 0..255, and images are decoded by OpenCV.
+leaves it out where RandAugment acts, so there is none here. MMPretrain differs from timm in small
+things: OpenCV decodes and warps, the noise of erased pixels is cut to 0..255, and the partners of
+mixup are drawn, where timm takes the batch in reverse.
 """
 
 data_root = "{{$IMAGENET_ROOT:data/imagenet/}}"
