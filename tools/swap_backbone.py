@@ -37,6 +37,7 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 DROP_PATH = {"tiny": 0.1, "small": 0.1, "base": 0.2, "large": 0.3}
 IMPORTS = ("hire_mlp_mm", "hire_mlp_mm.mmcv_ops")
 LAYER_DECAY = "LayerDecayOptimWrapperConstructor"
+HOST_LAYER_DECAY = ("decay_rate", "layer_decay_rate", "decay_type", "num_layers")
 NOT_READERS = ("backbone", "neck", "data_preprocessor", "train_cfg", "test_cfg", "init_cfg")
 FPN_CHANNELS = 256
 
@@ -416,8 +417,9 @@ def rewire(swap: Swap, network: ConfigDict, path: str, old: Flow) -> None:
             swap.set(swap.cfg, "", "find_unused_parameters", True)
     elif necks:
         inside = "neck." if len(necks) == 1 else "neck.0."
-        retarget(swap, necks[0], path + inside, place, before, after)
-        drop_levels_below_start(swap, network, path, necks[0], path + inside)
+        skipped = drop_unread(swap, network, path, necks[0], path + inside, len(before))
+        before, after = before[skipped:], after[skipped:]
+        retarget(swap, necks[0], path + inside, place[: len(after)], before, after)
         before, after = old.out, run_new(network, old.size)
         place = list(range(len(before)))
         if len(after) != len(before):
@@ -471,17 +473,27 @@ def indices_read(network: ConfigDict, count: int) -> set[int]:
     return read
 
 
-def drop_levels_below_start(
-    swap: Swap, network: ConfigDict, path: str, neck: ConfigDict, inside: str
-) -> None:
-    """Spare the maps below an FPN's `start_level`: their norms would have no gradient."""
+def drop_unread(
+    swap: Swap, network: ConfigDict, path: str, neck: ConfigDict, inside: str, given: int
+) -> int:
+    """Spare the maps that a neck does not read: their norms would have no gradient.
+
+    They are those below an FPN's `start_level`, and all but the last one where the neck reads one.
+    Returns how many of the `given` maps were dropped.
+    """
     skipped, channels = neck.get("start_level", 0), neck.get("in_channels")
-    if not skipped or not is_list(channels) or neck.get("end_level", -1) != -1:
-        return
+    if isinstance(channels, int):
+        skipped = given - 1
+    elif not is_list(channels) or neck.get("end_level", -1) != -1:
+        return 0
+    if not skipped:
+        return 0
     stages = network.backbone.get("out_indices", tuple(range(len(STRIDES))))
     swap.set(network.backbone, f"{path}backbone.", "out_indices", tuple(stages[skipped:]))
-    swap.set(neck, inside, "in_channels", channels[skipped:])
-    swap.set(neck, inside, "start_level", 0)
+    if is_list(channels):
+        neck.in_channels = channels[skipped:]  # told with their new values, soon
+        swap.set(neck, inside, "start_level", 0)
+    return skipped
 
 
 def retarget(
@@ -534,8 +546,9 @@ def new_channels(
     if old == new:
         return value
     if not is_list(value):
-        if not is_list(index) and old[index] == value:
-            return new[index]
+        if not is_list(index) and old[index] % value == 0:
+            # Usually once; a vector of ReID's pooling has the channels of several positions.
+            return new[index] // (old[index] // value)
         return new[old.index(value)] if old.count(value) == 1 else value
     found, kind = list(value), type(value)  # some readers insist on a tuple
     if is_list(index) and found == [old[i] for i in index]:
@@ -569,7 +582,8 @@ def normalise(swap: Swap) -> None:
                 continue
             swap.set(owner, path, "mean", MEAN)
             swap.set(owner, path, "std", STD)
-            flag = "to_rgb" if swap.cfg.default_scope == "mmpretrain" else "bgr_to_rgb"
+            by_scope = "to_rgb" if swap.cfg.default_scope == "mmpretrain" else "bgr_to_rgb"
+            flag = "to_rgb" if "to_rgb" in owner else by_scope
             swap.set(owner, path, flag, True)
             if owner.get("rgb_to_bgr"):
                 swap.set(owner, path, "rgb_to_bgr", False)
@@ -589,11 +603,19 @@ def drop_remains(swap: Swap, network: ConfigDict, path: str) -> None:
     imports = list((cfg.get("custom_imports") or {}).get("imports") or [])
     imports += [name for name in IMPORTS if name not in imports]
     swap.set(cfg, "", "custom_imports", dict(imports=imports, allow_failed_imports=False))
-    wrapper = cfg.get("optim_wrapper") or {}
-    if "decay_rate" in (wrapper.get("paramwise_cfg") or {}):
-        swap.set(wrapper, "optim_wrapper.", "constructor", LAYER_DECAY)
-        for key in ("decay_type", "num_layers", "layer_decay_rate"):
-            wrapper.paramwise_cfg.pop(key, None)
+    use_own_layer_decay(swap)
+
+
+def use_own_layer_decay(swap: Swap) -> None:
+    """Layer-wise learning-rate decay, which the hosts do for backbones of their own only."""
+    wrapper = swap.cfg.get("optim_wrapper") or {}
+    options = wrapper.get("paramwise_cfg") or {}
+    rate = options.get("decay_rate", options.get("layer_decay_rate"))
+    if rate is None:
+        return
+    swap.set(wrapper, "optim_wrapper.", "constructor", LAYER_DECAY)
+    kept = {k: v for k, v in options.items() if k not in HOST_LAYER_DECAY}
+    swap.set(wrapper, "optim_wrapper.", "paramwise_cfg", ConfigDict(kept, decay_rate=rate))
 
 
 def check(swap: Swap, network: ConfigDict, size: int) -> None:

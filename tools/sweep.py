@@ -20,6 +20,7 @@ import platform
 import re
 import signal
 import sys
+import textwrap
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ import numpy as np
 import torch
 from _common import UserError, read_config, run
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, DefaultScope
 from swap_backbone import SwapError, as_list, describe, find_config, find_network, swap_backbone
 
@@ -41,7 +42,15 @@ SIZES = (128, 256, 512)  # of the images: the first at which the model trains
 SECONDS = 600  # for one config
 # A family's example: the smallest model that its name promises.
 SMALL = ("r18", "r50", "tiny", "nano", "small", "_s_", "-s_", "-t_", "b0", "base", "_b_")
-WORKS, REFUSED, FAILED, NOT_BUILT = "works", "refused", "failed", "does not build"
+WORKS, IN_PART, REFUSED, FAILED = "works", "in part", "refused", "failed"
+NOT_BUILT = "does not build"
+METHOD = (
+    "Each config is taken as the host ships it, HireMLP-Tiny put in by `tools/swap_backbone.py`, "
+    "and one training step done on two made-up images: `works` means that the loss and all "
+    "gradients of the backbone are finite. What does not work in the first environment was tried "
+    "in the next one. A family is a folder of configs; of each kind of model in it one config is "
+    "tried. A family of which nothing builds with its own backbone does not count."
+)
 
 
 def main() -> None:
@@ -57,7 +66,9 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     log = Path("work_dirs") / f"{out.stem}.jsonl"
     log.parent.mkdir(exist_ok=True)
-    done = {r["config"]: r for r in map(json.loads, read_lines(log)) if r["stack"] == stack()}
+    rows = [json.loads(line) for line in read_lines(log)]
+    # Tried here, or known to work elsewhere.
+    done = {row["config"] for row in rows if row["stack"] == stack() or row["status"] == WORKS}
     todo = [
         name
         for package in args.packages
@@ -67,11 +78,13 @@ def main() -> None:
     ]
     with log.open("a", encoding="utf-8") as file:
         missing = [name for name in todo if name not in done]
-        for i, result in enumerate(try_all(missing, args.processes)):
-            done[result["config"]] = result
-            print(json.dumps(result), file=file, flush=True)
-            print(f"[{i + 1}/{len(missing)}] {result['config']}: {result['status']}", flush=True)
-    out.write_text(table([done[name] for name in todo]), encoding="utf-8")
+        for i, row in enumerate(try_all(missing, args.processes)):
+            rows.append(row)
+            print(json.dumps(row), file=file, flush=True)
+            print(f"[{i + 1}/{len(missing)}] {row['config']}: {row['status']}", flush=True)
+    wanted = set(todo)
+    rows = sorted((r for r in rows if r["config"] in wanted), key=lambda r: todo.index(r["config"]))
+    out.write_text(table(rows), encoding="utf-8")
     print(f"wrote {out}")
 
 
@@ -244,7 +257,10 @@ def step(cfg: Config, size: int) -> None:
             model_cfg.data_preprocessor = dict(cfg.data_preprocessor)
         shrink(model_cfg, size)
         model = MODELS.build(model_cfg)
+        model.init_weights()
         model.train()
+        for counter in ("epoch", "iter"):  # as the runner does; some heads ask
+            MessageHub.get_current_instance().update_info(counter, 0)
         batch = make_batch(cfg.default_scope, model_cfg, size)
         data = model.data_preprocessor(batch, training=True)
         loss, _ = model.parse_losses(model(**data, mode="loss"))
@@ -285,20 +301,28 @@ def number_of_classes(model: ConfigDict) -> int:
 
 
 def detection_batch(model: ConfigDict, size: int) -> dict[str, Any]:
+    from mmdet.structures import ReIDDataSample
     from mmdet.testing import demo_mm_inputs, demo_track_inputs
+    from mmengine.structures import PixelData
 
+    if str(model.type).endswith("ReID"):
+        people = [ReIDDataSample().set_gt_label(i // 2) for i in range(4)]  # two of each
+        return dict(inputs=torch.randint(0, 256, (4, 3, 256, 128)), data_samples=people)
     shape = (3, size, size)
     if "track_head" in model or "Video" in str(model.type):
         frames = dict(num_frames=2, key_frames_inds=[0], num_items=[3, 3])
         return demo_track_inputs(1, image_shapes=shape, num_classes=2, with_mask=True, **frames)
-    items = dict(num_items=[3, 3], num_classes=2, with_mask=True, with_semantic=True)
+    masks = any(word in str(model.to_dict()) for word in ("mask", "Mask", "InsSep", "BoxInst"))
+    items = dict(num_items=[3, 3], num_classes=2, with_mask=masks, with_semantic=True)
     batch = demo_mm_inputs(2, [shape] * 2, **items)
     for sample in batch["data_samples"]:
         sample.gt_instances.labels.clamp_(max=number_of_classes(model) - 1)
+        boxes = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.4, 0.3, 0.9, 0.9], [0.2, 0.5, 0.6, 0.8]])
+        sample.gt_instances.bboxes = boxes * size  # the demo's may have no area
         sample.proposals = copy.deepcopy(sample.gt_instances)
         sample.proposals.scores = torch.ones(len(sample.proposals))
         if "semantic_head" in (model.get("roi_head") or {}):  # it learns at stride 8
-            sample.gt_sem_seg.sem_seg = sample.gt_sem_seg.sem_seg[:, ::8, ::8]
+            sample.gt_sem_seg = PixelData(sem_seg=sample.gt_sem_seg.sem_seg[:, ::8, ::8])
     return batch
 
 
@@ -337,26 +361,22 @@ def classification_batch(model: ConfigDict, images: list[torch.Tensor]) -> dict[
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The document: what was tried and with which versions, a summary, a row for each config."""
+    stacks = list(dict.fromkeys(row["stack"] for row in rows))
     lines = ["# What HireMLP plugs into", ""]
     lines += [
-        "Made by `python tools/sweep.py --out docs/compatibility.md` on",
-        "",
-        stack() + ".",
+        "Made by `python tools/sweep.py --out docs/compatibility.md`, in these environments:",
         "",
     ]
+    lines += [f"{i}. {text}" for i, text in enumerate(stacks, 1)]
     lines += [
-        "Each config is taken as the host ships it, HireMLP-Tiny put in by",
-        "`tools/swap_backbone.py`, and one training step done on two made-up images: `works` means "
-        "that",
-        "all losses and all gradients of the backbone are finite. A family works when all its "
-        "examples do;",
-        "one that does not build with its own backbone in this environment does not count.",
         "",
-        "| package | families that build | work | partly | refused | failed |",
+        *textwrap.wrap(METHOD, 100),
+        "",
+        "| package | families that build | train a step | of these in part | refused | failed |",
         "|---|---|---|---|---|---|",
     ]
     by_package = defaultdict(list)
-    for row in rows:
+    for row in best(rows):
         by_package[row["package"]].append(row)
     total: Counter[str] = Counter()
     for package, its_rows in by_package.items():
@@ -376,9 +396,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             for row in family_rows:
                 config = row["config"].partition("/")[2]
                 reason = row["reason"].replace("|", "/").replace("\n", " ")[:200]
-                result = row["status"] + (f": {reason}" if reason else "")
-                lines.append(f"| {family} | `{config}` | {result} |")
+                where = f" in environment {stacks.index(row['stack']) + 1}"
+                result = row["status"] + ("" if row["stack"] == stacks[0] else where)
+                lines.append(f"| {family} | `{config}` | {result}{reason and ': '}{reason} |")
     return "\n".join(lines) + "\n"
+
+
+def best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each config the row of the environment in which it got furthest."""
+    order = [WORKS, REFUSED, FAILED, NOT_BUILT]
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        known = found.setdefault(row["config"], row)
+        if order.index(row["status"]) < order.index(known["status"]):
+            found[row["config"]] = row
+    return list(found.values())
 
 
 def by_family(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -389,23 +421,22 @@ def by_family(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
 
 
 def family_status(rows: Sequence[dict[str, Any]]) -> str:
-    """Works, partly, refused or failed; `does not build` where no example of it builds."""
+    """Works, in part, refused or failed; `does not build` where no example of it builds."""
     statuses = {row["status"] for row in rows} - {NOT_BUILT}
     if not statuses:
         return NOT_BUILT
     if WORKS in statuses:
-        return WORKS if len(statuses) == 1 else "partly"
+        return WORKS if len(statuses) == 1 else IN_PART
     return FAILED if FAILED in statuses else REFUSED
 
 
 def summary(name: str, counts: Counter[str]) -> str:
     built = sum(n for status, n in counts.items() if status != NOT_BUILT)
-
-    def share(status: str) -> str:
-        return f"{counts[status]} ({100 * counts[status] / max(built, 1):.1f} %)"
-
-    cells = [share(WORKS), share("partly"), share(REFUSED), share(FAILED)]
-    return f"| {name} | {built} | {' | '.join(cells)} |"
+    works = counts[WORKS] + counts[IN_PART]
+    share = f"{works} ({100 * works / max(built, 1):.1f} %)"
+    return (
+        f"| {name} | {built} | {share} | {counts[IN_PART]} | {counts[REFUSED]} | {counts[FAILED]} |"
+    )
 
 
 if __name__ == "__main__":
