@@ -189,6 +189,7 @@ def modulated_deform_conv_forward(
     dilation_w, group, deformable_group. Written to `output` (N, O, h, w).
     """
     used = bias if with_bias else None
+    offset, mask = (_as_read(x, output) for x in (offset, mask))
     output.copy_(_deform_conv(input, weight, offset, mask, used, _geometry_v2(geometry)))
 
 
@@ -211,14 +212,11 @@ def modulated_deform_conv_backward(
     **geometry: int,
 ) -> None:
     """Gradients of `modulated_deform_conv_forward`."""
+    offset, mask = (_as_read(x, grad_output) for x in (offset, mask))
+    grad_offset, grad_mask = (_as_read(x, grad_output) for x in (grad_offset, grad_mask))
+    used = bias if with_bias else None
     grads = _deform_conv_backward(
-        grad_output,
-        input,
-        weight,
-        offset,
-        mask,
-        bias if with_bias else None,
-        _geometry_v2(geometry),
+        grad_output, input, weight, offset, mask, used, _geometry_v2(geometry)
     )
     into = (grad_input, grad_weight, grad_offset, grad_mask, grad_bias)
     for target, grad in zip(into[: 5 if with_bias else 4], grads, strict=False):
@@ -238,6 +236,18 @@ def _geometry_v2(by_name: dict[str, int]) -> Geometry:
     """The same from modulated_deform_conv's names."""
     names = ("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
     return tuple(by_name[name] for name in (*names, "group", "deformable_group"))  # type: ignore[return-value]
+
+
+def _as_read(x: Tensor, output: Tensor) -> Tensor:
+    """Offsets or a mask as mmcv's kernels read them: flat, for maps of the output's size.
+
+    That matters where they have another size, as MMDetection's DyHead hands them over.
+    """
+    h, w = output.shape[-2:]
+    if x.shape[-2:] == output.shape[-2:]:
+        return x
+    # (N, C, H, W) -> (N, C * H * W) -> (N, C * h * w) -> (N, C, h, w)
+    return x.flatten(1)[:, : x.shape[1] * h * w].view(*x.shape[:2], h, w)
 
 
 def _deform_conv(
