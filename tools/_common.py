@@ -58,6 +58,8 @@ def run(main: Callable[[], None]) -> None:
     """Run a tool; an error that the user can put right is one line and exit code 2."""
     try:
         main()
+        if torch.distributed.is_initialized():  # or gloo's threads may abort the process as it ends
+            torch.distributed.destroy_process_group()
     except (UserError, *USER_ERRORS) as error:
         local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
         if local_rank == "0":  # once on each machine
