@@ -187,11 +187,13 @@ def test_commands_of_the_segmentor(scratch):
 @pytest.mark.timeout(300)
 def test_other_commands(scratch):
     others = [c for c in COMMANDS if c not in about(COCO) + about(ADE)]
-    assert len(others) == 5
+    assert len(others) == 6
     said = run_all(others, scratch)
     assert "wrote 793 tensors to backbone.pth" in said
     assert "wrote 795 tensors to classifier.pth" in said
     assert (scratch / "site/hire_mlp_mm/backbone.py").exists()
+    swapped = Config.fromfile(scratch / "retinanet_r50_fpn_1x_coco_hire_small.py")
+    assert swapped.model.backbone.arch == "small"
 
 
 @pytest.mark.parametrize("host", ["mmdet", "mmseg"])

@@ -155,6 +155,7 @@ def swap_backbone(cfg: Config, arch: str, checkpoint: str | None = None) -> list
     """
     swap = Swap(cfg, arch)
     network, path = find_network(cfg.model)
+    original = copy.deepcopy(network)
     refuse_tied(network)
     scope = cfg.get("default_scope", "mmengine")
     with DefaultScope.overwrite_default_scope(scope):
@@ -170,7 +171,7 @@ def swap_backbone(cfg: Config, arch: str, checkpoint: str | None = None) -> list
         rewire(swap, network, path, old)
         normalise(swap)
         drop_remains(swap, network, path)
-        check(swap, network, old.size)
+        check(swap, network, original, old.size)
     return swap.changes
 
 
@@ -299,18 +300,21 @@ def fits_by_stage(maps: Sequence[Map]) -> bool:
     A backbone with a decoder of its own (U-Net, BiSeNet) gives other sequences of strides.
     """
     strides = [m.stride or STRIDES[-1] for m in maps]
-    return len(maps) <= len(STRIDES) and strides == sorted(strides) and strides[-1] >= 8
+    if len(maps) > len(STRIDES) or strides != sorted(strides) or strides[-1] < 8:
+        return False
+    return len(set(strides)) < len(strides) or set(strides) <= set(STRIDES)
 
 
-def choose_stages(maps: Sequence[Map]) -> list[int]:
+def choose_stages(maps: Sequence[Map], detector: bool) -> list[int]:
     """The stage that stands for each output of the old backbone, ascending.
 
     Where the old strides are HireMLP's, it is the stage of the same stride. Dilated and
     single-stride backbones have the same stride more than once: there it is the depth, counted
-    from the end.
+    from the end. A single map is the deepest, but for a detector, whose heads count on the stride.
     """
     strides = [m.stride for m in maps]
-    if all(s in STRIDES for s in strides) and len(set(strides)) == len(strides):
+    by_stride = set(strides) <= set(STRIDES) and len(set(strides)) == len(strides)
+    if by_stride and (detector or len(strides) > 1):
         return [STRIDES.index(s) for s in strides if s]
     return list(range(len(STRIDES)))[-len(maps) :]
 
@@ -323,7 +327,7 @@ def replace_backbone(
     if reads_one:
         stages = [len(STRIDES) - 1]
     elif fits_by_stage(old.backbone):
-        stages = choose_stages(old.backbone)
+        stages = choose_stages(old.backbone, detector=swap.cfg.default_scope == "mmdet")
     else:
         stages = list(range(len(STRIDES)))
     strides = [m.stride for m in old.backbone]
@@ -618,22 +622,55 @@ def use_own_layer_decay(swap: Swap) -> None:
     swap.set(wrapper, "optim_wrapper.", "paramwise_cfg", ConfigDict(kept, decay_rate=rate))
 
 
-def check(swap: Swap, network: ConfigDict, size: int) -> None:
-    """Build the new model, and run it as far as it goes on an image alone.
+def check(swap: Swap, network: ConfigDict, original: ConfigDict, size: int) -> None:
+    """Build the new model; run a segmentor or classifier forward and backward, too.
 
     Raises:
-        SwapError: it does not build or run; names what the host said.
+        SwapError: it does not build, or does not run where the original does; names what the host
+            said.
     """
-    part = copy.deepcopy(network)
-    part.backbone.init_cfg = None
+    runs = swap.cfg.default_scope != "mmdet"  # detectors want annotations, even for a forward pass
     try:
-        model = build(part)
-        if swap.cfg.default_scope == "mmdet":
-            return
-        with torch.no_grad():
-            model(torch.rand(2, part.backbone.get("in_channels", 3), size, size), mode="tensor")
+        unread = run_whole(network, size) if runs else build(network) and []
     except Exception as error:  # whatever a head raises about maps that it was not made for
+        if runs and not runs_itself(original, size):
+            return
         raise SwapError(f"the heads cannot read HireMLP's maps: {describe(error)}") from error
+    if unread:
+        swap.set(swap.cfg, "", "find_unused_parameters", True)
+
+
+def run_whole(network: ConfigDict, size: int) -> list[str]:
+    """Run every head on a random image; names of the backbone's parameters without a gradient."""
+    network = copy.deepcopy(network)
+    network.backbone.init_cfg = None
+    model = build(network)
+    image = torch.rand(2, network.backbone.get("in_channels", 3), size, size)
+    outputs = [model(image, mode="tensor")]
+    if getattr(model, "with_auxiliary_head", False):
+        maps, heads = model.extract_feat(image), model.auxiliary_head
+        outputs += [head(maps) for head in (heads if isinstance(heads, nn.ModuleList) else [heads])]
+    sum(x.float().sum() for x in tensors(outputs)).backward()
+    parameters = model.backbone.named_parameters()
+    return [name for name, p in parameters if p.requires_grad and p.grad is None]
+
+
+def runs_itself(network: ConfigDict, size: int) -> bool:
+    """Whether a network runs on a random image with its own backbone."""
+    try:
+        run_whole(network, size)
+    except Exception:  # some want annotations, or compiled ops
+        return False
+    return True
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    for part in value.values() if isinstance(value, dict) else as_list(value):
+        if not isinstance(value, Tensor):
+            yield from tensors(part)
 
 
 def describe(error: Exception) -> str:

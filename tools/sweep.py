@@ -235,7 +235,7 @@ def train_a_step(cfg: Config) -> None:
 
     Raises:
         Exception: whatever the model raises on the largest size; an AssertionError for a loss that
-            is not finite, or a parameter of the backbone without a gradient.
+            is not finite, or a parameter of the backbone without a gradient that nobody told of.
     """
     for size in SIZES:
         try:
@@ -268,8 +268,9 @@ def step(cfg: Config, size: int) -> None:
     assert loss.isfinite(), f"loss is {loss.item()}"
     backbone = model.backbone if hasattr(model, "backbone") else model.detector.backbone
     for name, parameter in backbone.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, f"backbone.{name} has no gradient"
+        if parameter.requires_grad and parameter.grad is None:
+            assert cfg.get("find_unused_parameters"), f"backbone.{name} has no gradient"
+        elif parameter.requires_grad:
             assert parameter.grad.isfinite().all(), f"gradient of backbone.{name} is not finite"
 
 
