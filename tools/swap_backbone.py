@@ -52,6 +52,7 @@ class Swap:
 
     cfg: Config
     arch: str
+    original: ConfigDict  # the network before
     changes: list[str] = field(default_factory=list)
 
     def set(self, owner: ConfigDict, path: str, key: str, value: Any) -> None:
@@ -153,16 +154,15 @@ def swap_backbone(cfg: Config, arch: str, checkpoint: str | None = None) -> list
     Raises:
         SwapError: the model has no backbone that HireMLP can replace; says why.
     """
-    swap = Swap(cfg, arch)
     network, path = find_network(cfg.model)
-    original = copy.deepcopy(network)
+    swap = Swap(cfg, arch, copy.deepcopy(network))
     refuse_tied(network)
     scope = cfg.get("default_scope", "mmengine")
     with DefaultScope.overwrite_default_scope(scope):
-        old = Flow.run(network.backbone, network.get("neck"), image_sizes(network.backbone))
+        old = measure_old(network)
         replace_backbone(swap, network, path, old, checkpoint)
-        if is_classifier(network):
-            old = replace_pooling(swap, network, path, old)
+        if is_classifier(network) and not (network.get("neck") and old.backbone[-1].stride):
+            replace_pooling(swap, network, path, old)
         elif old.neck and makes_pyramid(old):
             swap.set(network, path, "neck", None)
             old = Flow(old.size, old.neck, None)
@@ -171,7 +171,7 @@ def swap_backbone(cfg: Config, arch: str, checkpoint: str | None = None) -> list
         rewire(swap, network, path, old)
         normalise(swap)
         drop_remains(swap, network, path)
-        check(swap, network, original, old.size)
+        check(swap, network, old.size)
     return swap.changes
 
 
@@ -257,6 +257,16 @@ class Flow:
         return cls(size, [measure(m, size) for m in given], made)
 
 
+def measure_old(network: ConfigDict) -> Flow:
+    """What the old backbone and neck give; a classifier's may be anything, and is replaced."""
+    try:
+        return Flow.run(network.backbone, network.get("neck"), image_sizes(network.backbone))
+    except SwapError:
+        if not is_classifier(network):
+            raise
+        return Flow(224, [Map(0, None)], None)
+
+
 def image_sizes(backbone: ConfigDict) -> list[int]:
     """Sizes of image to try: first the one that a backbone was made for, where it says so."""
     named = backbone.get("img_size")
@@ -340,14 +350,20 @@ def replace_backbone(
     backbone = ConfigDict(type="HireMLP", arch=swap.arch)
     if stages != [0, 1, 2, 3]:
         backbone.out_indices = tuple(stages)
-    if network.backbone.get("in_channels", 3) != 3:
-        backbone.in_channels = network.backbone.in_channels
+    if image_channels(swap.cfg, network) != 3:
+        backbone.in_channels = image_channels(swap.cfg, network)
     backbone.drop_path_rate = DROP_PATH[swap.arch]
     backbone.init_cfg = initial_weights(swap.arch, checkpoint)
     swap.set(network, path, "backbone", backbone)
     if not by_stride and not is_classifier(network):
         new = [STRIDES[i] for i in stages]
         swap.changes.append(f"    strides of the feature maps: {strides} -> {new}")
+
+
+def image_channels(cfg: Config, network: ConfigDict) -> int:
+    """Channels of the images: three, unless the backbone or their normalisation says otherwise."""
+    preprocessor = network.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+    return network.backbone.get("in_channels") or len(preprocessor.get("mean") or STD)
 
 
 def initial_weights(arch: str, checkpoint: str | None) -> ConfigDict | None:
@@ -384,26 +400,24 @@ def add_fpn(swap: Swap, network: ConfigDict, path: str) -> None:
     swap.set(network, path, "neck", neck)
 
 
-def replace_pooling(swap: Swap, network: ConfigDict, path: str, old: Flow) -> Flow:
-    """Where the old backbone pooled its map itself, let a neck do it and a linear head read it.
-
-    Returns what the network's new parts take the place of.
-    """
-    if old.backbone[-1].stride and network.get("neck"):
-        if len(old.backbone) > 1 and not is_list(first_neck(network).get("in_channels")):
-            return Flow(old.size, old.backbone[-1:], (old.neck or [])[-1:])
-        return old
+def replace_pooling(swap: Swap, network: ConfigDict, path: str, old: Flow) -> None:
+    """Where the old backbone pooled its map itself, let a neck do it and a linear head read it."""
     head = network.get("head")
     if not head:
         raise SwapError("the classifier has no head")
     swap.set(network, path, "neck", ConfigDict(type="GlobalAveragePooling"))
-    if "in_channels" not in head or not str(head.type).endswith("LinearClsHead"):
-        classes = head.get("num_classes", old.out[-1].channels)
-        linear = ConfigDict(type="LinearClsHead", num_classes=classes)
-        linear.in_channels = old.out[-1].channels
+    if not str(head.type).endswith("LinearClsHead"):
+        owners = (head, old_backbone := swap.original.backbone)
+        named = [owner.num_classes for owner in owners if owner.get("num_classes")]
+        if not named and not old.backbone[-1].channels:
+            raise SwapError(f"neither head {head.type} nor {old_backbone.type} says num_classes")
+        linear = ConfigDict(
+            type="LinearClsHead", num_classes=[*named, old.backbone[-1].channels][0]
+        )
         linear.update({key: head[key] for key in ("loss", "topk") if key in head})
-        swap.set(network, path, "head", linear)
-    return Flow(old.size, old.backbone[-1:], old.out[-1:])
+        head = linear
+        swap.set(network, path, "head", head)
+    swap.set(head, f"{path}head.", "in_channels", ARCHS[swap.arch].dims[-1])
 
 
 # What reads it -----------------------------------------------------------------------------------
@@ -414,6 +428,11 @@ def rewire(swap: Swap, network: ConfigDict, path: str, old: Flow) -> None:
     before, after = old.backbone, run_new(network, old.size, necks=False)
     place = list(range(len(before)))
     necks = as_list(network.get("neck"))
+    if before[-1].stride is None:  # a classifier with a pooling and a head of ours
+        return
+    if is_classifier(network):  # which reads the last map, if not all of them
+        before = before[-len(after) :]
+        place = list(range(len(after)))
     if necks and old.neck is None:  # a neck of ours, made for what it reads
         after = run_new(network, old.size)
         place = nearest(before, after)
@@ -425,6 +444,8 @@ def rewire(swap: Swap, network: ConfigDict, path: str, old: Flow) -> None:
         before, after = before[skipped:], after[skipped:]
         retarget(swap, necks[0], path + inside, place[: len(after)], before, after)
         before, after = old.out, run_new(network, old.size)
+        if is_classifier(network):
+            before = before[-len(after) :]
         place = list(range(len(before)))
         if len(after) != len(before):
             raise SwapError(f"neck {necks[0].type} gives {len(after)} maps, not {len(before)}")
@@ -597,9 +618,10 @@ def drop_remains(swap: Swap, network: ConfigDict, path: str) -> None:
     """Remove weights of the old backbone, and settings that hosts accept for their own only."""
     cfg = swap.cfg
     for owner, where in ((cfg.model, "model."), (network, path)):
-        for key in ("pretrained", "init_cfg"):
-            if owner.get(key):
-                swap.set(owner, where, key, None)
+        if owner.get("pretrained"):
+            swap.set(owner, where, "pretrained", None)
+        if any(one.get("type") == "Pretrained" for one in as_list(owner.get("init_cfg"))):
+            swap.set(owner, where, "init_cfg", None)
     if cfg.get("load_from"):
         swap.set(cfg, "", "load_from", None)
     if not cfg.get("sync_bn"):
@@ -622,7 +644,7 @@ def use_own_layer_decay(swap: Swap) -> None:
     swap.set(wrapper, "optim_wrapper.", "paramwise_cfg", ConfigDict(kept, decay_rate=rate))
 
 
-def check(swap: Swap, network: ConfigDict, original: ConfigDict, size: int) -> None:
+def check(swap: Swap, network: ConfigDict, size: int) -> None:
     """Build the new model; run a segmentor or classifier forward and backward, too.
 
     Raises:
@@ -633,7 +655,7 @@ def check(swap: Swap, network: ConfigDict, original: ConfigDict, size: int) -> N
     try:
         unread = run_whole(network, size) if runs else build(network) and []
     except Exception as error:  # whatever a head raises about maps that it was not made for
-        if runs and not runs_itself(original, size):
+        if runs and not runs_itself(swap.original, size):
             return
         raise SwapError(f"the heads cannot read HireMLP's maps: {describe(error)}") from error
     if unread:

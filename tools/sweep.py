@@ -33,7 +33,7 @@ from _common import UserError, read_config, run
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, DefaultScope
-from swap_backbone import SwapError, as_list, describe, find_config, find_network, swap_backbone
+from swap_backbone import as_list, describe, find_config, find_network, swap_backbone
 
 from hire_mlp_mm import mmcv_ops
 
@@ -193,7 +193,10 @@ def verdict(name: str) -> tuple[str, str]:
     """Status of one config, and the reason for it."""
     torch.manual_seed(0)
     np.random.seed(0)
-    cfg = read_config(str(find_config(name)))
+    try:
+        cfg = read_config(str(find_config(name)))
+    except UserError as error:
+        return REFUSED, str(error).partition("::")[2] or str(error).rpartition("/")[2]
     original = copy.deepcopy(cfg)
     try:
         with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
@@ -207,7 +210,7 @@ def verdict(name: str) -> tuple[str, str]:
     try:
         swap_backbone(cfg, "tiny", "none")
     except UserError as error:
-        return (REFUSED if isinstance(error, SwapError) else FAILED), str(error)
+        return REFUSED, str(error)
     try:
         train_a_step(cfg)
     except Exception as error:
@@ -290,7 +293,8 @@ def make_batch(scope: str, model: ConfigDict, size: int) -> dict[str, Any]:
     """Two images with something to learn, as the model's data loader would give them."""
     if scope == "mmdet":
         return detection_batch(model, size)
-    images = [torch.randint(0, 256, (3, size, size), dtype=torch.uint8) for _ in range(2)]
+    channels = find_network(model)[0].backbone.get("in_channels", 3)
+    images = [torch.randint(0, 256, (channels, size, size), dtype=torch.uint8) for _ in range(2)]
     if scope == "mmseg":
         return dict(inputs=images, data_samples=segmentation_samples(model, size))
     return classification_batch(model, images)
