@@ -43,13 +43,15 @@ EXTRAS = {
     "openmmlab": [*UPSTREAM, "mmcv>=2.1.0,<2.2.0"],
     # pure Python: torchvision's kernels stand in for the compiled ops (hire_mlp_mm.mmcv_ops)
     "lite": [*UPSTREAM, "mmcv-lite>=2.1.0,<2.2.0", "torchvision"],
-    # the maintained continuation, under the same import names
+    # the maintained continuation, under the same import names; its mmcv comes as source only, and
+    # pip builds it apart from torch, so without ops: torchvision's stand in here, too
     "onedl": [
         "onedl-mmengine>=0.10.12",
         "onedl-mmcv>=2.3.6",
         "onedl-mmdetection>=3.5.1",
         "onedl-mmsegmentation>=1.4.2",
         "onedl-mmpretrain>=1.3.6",
+        "torchvision",
     ],
 }
 

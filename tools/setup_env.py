@@ -3,9 +3,10 @@
 Every `make` target calls this first. When the environment is up to date, it returns at once.
 
 The work is done in four steps: an empty environment, the uv that the lock pins (the only thing
-that comes through pip), everything else in the lock (which says what may be built), and the project
-itself in editable mode. A stamp in the environment says what it was made from. It is
-written last, so an environment without a finished stamp was interrupted and is made anew.
+that comes through pip), everything else in the lock (which says what may be built; nothing needs a
+compiler), and the project itself in editable mode. A stamp in the environment says what it was made
+from. It is written last, so an environment without a finished stamp was interrupted and is made
+anew.
 
 Standard library only. This file has to parse on Python 3.6, to tell its user what is wrong there.
 
