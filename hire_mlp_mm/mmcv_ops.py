@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 EXT = "mmcv._ext"
+OUTSIDE = 1e6  # an offset, in pixels, that leaves every feature map
 
 
 class MissingOpError(RuntimeError):
@@ -250,6 +251,11 @@ def _as_read(x: Tensor, output: Tensor) -> Tensor:
     return x.flatten(1)[:, : x.shape[1] * h * w].view(*x.shape[:2], h, w)
 
 
+def _numbers(offset: Tensor) -> Tensor:
+    """Offsets without NaN: mmcv's kernels sample nothing there, torchvision's read stray memory."""
+    return at_least_float(offset).nan_to_num(OUTSIDE, OUTSIDE, -OUTSIDE)
+
+
 def _deform_conv(
     input: Tensor,
     weight: Tensor,
@@ -260,7 +266,7 @@ def _deform_conv(
 ) -> Tensor:
     """Run torchvision's kernel; without mask or bias it wants empty ones."""
     _load_torchvision()
-    x, w, o = (at_least_float(t) for t in (input, weight, offset))
+    x, w, o = at_least_float(input), at_least_float(weight), _numbers(offset)
     m = x.new_zeros(len(x), 1) if mask is None else at_least_float(mask)
     b = x.new_zeros(len(w)) if bias is None else at_least_float(bias)
     return torch.ops.torchvision.deform_conv2d(x, w, o, m, b, *geometry, mask is not None)
@@ -277,7 +283,12 @@ def _deform_conv_backward(
 ) -> Sequence[Tensor]:
     """Gradients of input, weight, offset, mask and bias."""
     _load_torchvision()
-    g, x, w, o = (at_least_float(t) for t in (grad, input, weight, offset))
+    g, x, w, o = (
+        at_least_float(grad),
+        at_least_float(input),
+        at_least_float(weight),
+        _numbers(offset),
+    )
     m = x.new_zeros(len(x), 1) if mask is None else at_least_float(mask)
     b = x.new_zeros(len(w)) if bias is None else at_least_float(bias)
     return torch.ops.torchvision._deform_conv2d_backward(

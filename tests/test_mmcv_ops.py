@@ -161,6 +161,21 @@ def test_deformable_convolution_equals_the_definition(modulated, stride, padding
         np.testing.assert_allclose(out[k].numpy(), expected, atol=1e-12)
 
 
+def test_offsets_that_are_not_numbers_sample_nothing():
+    x, weight = torch.rand(1, 2, 6, 6), torch.rand(3, 2, 3, 3)
+    offset = torch.zeros(1, 18, 6, 6)
+    offset[0, 0, 2, 3], offset[0, 7, 4, 4] = float("nan"), float("inf")  # of taps 0 and 3
+    outputs = []
+    for value in (offset, torch.where(offset == 0, offset, torch.tensor(99.0))):
+        leaf = value.clone().requires_grad_()
+        out = deform_conv2d(x, leaf, weight, 1, 1)
+        out.sum().backward()
+        outputs += [out.detach(), leaf.grad]
+    assert torch.equal(outputs[0], outputs[2])
+    assert torch.equal(outputs[1], outputs[3])
+    assert outputs[0].isfinite().all()
+
+
 def test_deformable_convolution_gradients():
     def rand(*shape):
         return torch.rand(*shape, dtype=torch.float64, requires_grad=True)
