@@ -166,7 +166,7 @@ def swap_backbone(cfg: Config, arch: str, checkpoint: str | None = None) -> list
         elif old.neck and makes_pyramid(old):
             swap.set(network, path, "neck", None)
             old = Flow(old.size, old.neck, None)
-        elif not fits_by_stage(old.backbone):
+        elif not fits_by_stage(old.backbone) and not is_classifier(network):
             add_fpn(swap, network, path)
         rewire(swap, network, path, old)
         normalise(swap)
@@ -333,6 +333,8 @@ def replace_backbone(
     swap: Swap, network: ConfigDict, path: str, old: Flow, checkpoint: str | None
 ) -> None:
     """Put HireMLP's config in the place of the backbone's."""
+    if not old.backbone[-1].stride and not is_classifier(network):
+        raise SwapError(f"{network.type} reads vectors, not feature maps")
     reads_one = is_classifier(network) and not is_list(first_neck(network).get("in_channels"))
     if reads_one:
         stages = [len(STRIDES) - 1]
@@ -492,7 +494,8 @@ def indices_read(network: ConfigDict, count: int) -> set[int]:
         reader = todo.pop()
         todo += [part for _, part in inner_readers(reader)]
         if "in_channels" in reader:
-            read |= {i % count for i in as_list(reader.get("in_index", -1))}
+            default = list(range(count)) if is_list(reader.in_channels) else -1
+            read |= {i % count for i in as_list(reader.get("in_index", default))}
         if "c1_in_channels" in reader:
             read.add(0)
     return read

@@ -24,6 +24,7 @@ import textwrap
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -159,30 +160,37 @@ def try_all(names: Sequence[str], processes: int) -> Iterator[dict[str, Any]]:
     for package in PACKAGES:  # once, before the processes fork
         importlib.import_module(f"{package}.models")
     context = multiprocessing.get_context("fork")
-    with context.Pool(processes, quiet, maxtasksperchild=1) as pool:
-        yield from pool.imap_unordered(try_one, names, chunksize=1)
+    waiting, running = list(reversed(names)), {}
+    while waiting or running:
+        while waiting and len(running) < processes:
+            name = waiting.pop()
+            receiver, sender = context.Pipe(duplex=False)
+            context.Process(target=try_one, args=(name, sender)).start()
+            sender.close()  # the process has the other end; when it dies, ours says so
+            running[receiver] = name
+        for receiver in wait(list(running)):
+            name = running.pop(receiver)
+            try:
+                status, reason = receiver.recv()
+            except EOFError:
+                status, reason = FAILED, "the process was killed (memory?)"
+            package, _, path = name.partition("::")
+            row = dict(config=name, package=package, family=path.split("/")[0], stack=stack())
+            yield {**row, "status": status, "reason": reason}
 
 
-def quiet() -> None:
-    """One thread per process, and a log without what the hosts say about themselves."""
+def try_one(name: str, sender: Connection) -> None:
+    """Send the verdict on one config."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    MMLogger.get_current_instance().setLevel("ERROR")
-
-
-def try_one(name: str) -> dict[str, Any]:
-    """The row of one config: status, and the reason where it does not work."""
+    MMLogger.get_current_instance().setLevel("ERROR")  # the hosts say much about themselves
     signal.signal(signal.SIGALRM, too_slow)
     signal.alarm(SECONDS)
     try:
-        status, reason = verdict(name)
+        result = verdict(name)
     except Exception as error:  # a sweep goes on
-        status, reason = FAILED, describe(error)
-    signal.alarm(0)
-    package, _, path = name.partition("::")
-    family = path.split("/")[0]
-    row = dict(config=name, package=package, family=family, status=status, reason=reason)
-    return {**row, "stack": stack()}
+        result = FAILED, describe(error)
+    sender.send(result)
 
 
 def too_slow(*_: object) -> None:
