@@ -17,6 +17,7 @@ ALLOWED = {
     "__init__": ({"backbone", "config_names", "layer_decay"}, set()),
     "registry": (set(), {"mmengine"}),
     "hire_mlp": (set(), {"torch"}),
+    "fuse": ({"hire_mlp"}, {"torch"}),
     "checkpoint": (set(), {"torch"}),
     "weights": (set(), set()),
     "backbone": ({"hire_mlp", "checkpoint", "weights", "registry"}, OPENMMLAB | {"torch"}),
