@@ -126,6 +126,31 @@ def test_detector_trains_dies_resumes_and_is_tested(shapes, tmp_path, run_tool):
 
 
 @pytest.mark.timeout(600)
+def test_fused_detector_has_the_same_figures(shapes, tmp_path, run_tool):
+    train = ["tools/train.py", DETECTION, "--work-dir", tmp_path / "train", *options(30, 30)]
+    done = run_tool(*train, env=shapes)
+    assert done.returncode == 0, done.stderr
+    figures, scores = [], []
+    for name, flags in (("plain", []), ("fused", ["--fuse"])):
+        test = ["tools/test.py", DETECTION, tmp_path / "train/iter_30.pth", *flags]
+        out = tmp_path / f"{name}.pkl"
+        done = run_tool(*test, "--work-dir", tmp_path / name, "--out", out, env=shapes)
+        assert done.returncode == 0, done.stderr
+        figures.append(metrics(tmp_path / name))
+        predictions = pickle.loads(out.read_bytes())
+        scores.append(torch.cat([one["pred_instances"]["scores"] for one in predictions]))
+    for name in ("coco/bbox_mAP", "coco/segm_mAP"):
+        assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-3), name
+    assert len(scores[0]) > 0
+    assert scores[1].numpy() == pytest.approx(scores[0].numpy(), rel=1e-3)
+    test = ["tools/test.py", DETECTION, tmp_path / "train/iter_30.pth"]
+    zero = ["--fuse", "--cfg-options", "model.backbone.shift_padding=zero"]
+    done = run_tool(*test, *zero, "--work-dir", tmp_path / "zero", env=shapes)
+    assert done.returncode == 2
+    assert "error: --fuse: backbone.stages.0.blocks." in done.stderr
+
+
+@pytest.mark.timeout(600)
 def test_segmentor_trains_resumes_and_is_tested(shapes, tmp_path, run_tool):
     train = ["tools/train.py", SEGMENTATION, "--work-dir", tmp_path / "train"]
     done = run_tool(*train, *options(2, 1), env=shapes)

@@ -3,6 +3,7 @@
 
 python tools/test.py configs/cascade_mask_rcnn_hire_s_coco.py CHECKPOINT
 python tools/test.py configs/upernet_hire_s_ade20k.py CHECKPOINT --tta     # multi-scale mIoU
+python tools/test.py CONFIG CHECKPOINT --fuse    # same figures, faster: BatchNorm folded
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from _common import (
     run,
 )
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
+
+from hire_mlp_mm.fuse import fuse
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,6 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions to a new file")
     parser.add_argument("--show-dir", metavar="DIR", help="draw the predictions into a folder")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
+    parser.add_argument("--fuse", action="store_true", help="test the exact inference form")
     return parser.parse_args()
 
 
@@ -87,6 +92,19 @@ def check_checkpoint(runner: Runner, path: str) -> None:
         )
 
 
+class FuseHook(Hook):
+    """Puts the model's exact inference form in its place, once the weights are loaded."""
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        holder, name = runner, "model"
+        while is_model_wrapper(getattr(holder, name)):
+            holder, name = getattr(holder, name), "module"
+        try:
+            setattr(holder, name, fuse(getattr(holder, name)))
+        except ValueError as error:
+            raise UserError(f"--{error}") from error
+
+
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
@@ -107,6 +125,8 @@ def main() -> None:
         # MMDetection's dump packs masks; the others dump their data samples as they are.
         dump = "mmdet.DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
         runner.test_evaluator.metrics.append(METRICS.build(dict(type=dump, out_file_path=args.out)))
+    if args.fuse:
+        runner.register_hook(FuseHook(), priority="LOWEST")  # after an average's weights come in
     runner.test()
 
 
