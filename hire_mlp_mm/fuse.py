@@ -188,7 +188,7 @@ class FusedBranch(nn.Module):
         size, p = x.shape[self.axis], self.region_size
         if torch.compiler.is_compiling():
             # Without a branch on the size, so that one compiled network serves all.
-            place = torch.arange(size + -size % p, device=x.device)
+            place = torch.arange((size + p - 1) // p * p, device=x.device)
             if self.region_padding == "replicate":
                 place = place.clamp(max=size - 1)
             x = x.index_select(self.axis, (place - self.shift) % size)
@@ -335,16 +335,18 @@ class FusedBlock(nn.Module):
 
         # (B, H * W', p * C) -> (B, H, W' * p, C)
         out = torch.baddbmm(bias.view(B, 1, -1), width.flatten(1, 2), to_width.flatten(1, 2).mT)
-        out = self.width.restore(out.view(B, H, -1, C), W).contiguous()
+        out = self.width.restore(out.view(B, H, width.shape[2] * p, C), W).contiguous()
         out.view(B, H * W, C).baddbmm_(x.view(B, H * W, C), pointwise.mT)
         tokens = height.flatten(1, 2)
         if torch.compiler.is_compiling():
             weight = to_height.flatten(1, 2).mT
             rows = torch.baddbmm(height_bias.view(B, 1, -1), tokens, weight)
-            return out + self.height.restore(self.height.unfold(rows.view(B, -1, W, p * C)), H)
+            return out + self.height.restore(
+                self.height.unfold(rows.view(B, height.shape[1], W, p * C)), H
+            )
         for k in range(p):
             rows = torch.baddbmm(height_bias[:, k : k + 1], tokens, to_height[:, k].mT)
-            self.height.add_rows_(out, rows.view(B, -1, W, C), k)
+            self.height.add_rows_(out, rows.view(B, height.shape[1], W, C), k)
         return out
 
     def add_and_project(self, x: Tensor, height: Tensor, width: Tensor, gate: Tensor) -> Tensor:

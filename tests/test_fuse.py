@@ -236,3 +236,36 @@ def test_whole_model(config):
     with torch.no_grad():
         model.eval()
         assert largest_error(fused.extract_feat(x), model.extract_feat(x)) < 1e-5
+
+
+SMALL = dict(
+    depths=(1, 2), dims=(8, 12), region_sizes=(4, 3), shift_periods=(2, 2), shift_steps=(2, 1),
+    mlp_ratios=(4, 4),
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("region_padding", ["circular", "replicate"])
+def test_exported_once_for_all_sizes(region_padding):
+    network = HireMLPNet(SMALL, out_indices=(0, 1), region_padding=region_padding)
+    fused = fuse(randomised(network).float())
+    auto = torch.export.Dim.AUTO
+    shapes = ({0: auto, 2: auto, 3: auto},)
+    exported = torch.export.export(fused, (torch.rand(2, 3, 97, 131),), dynamic_shapes=shapes)
+    for size in [(2, 3, 64, 96), (3, 3, 97, 131), (4, 3, 113, 75)]:
+        x = torch.randn(size)
+        assert largest_error(exported.module()(x), fused(x)) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_once_for_all_sizes():
+    """One graph, without a branch on the size; what a compiler makes of it is its affair."""
+    fused = fuse(randomised(HireMLPNet(SMALL, out_indices=(0, 1))).float())
+    compiled = torch.compile(fused, fullgraph=True, dynamic=True, backend="aot_eager")
+    sizes = [(2, 3, 97, 131), (2, 3, 64, 96), (3, 3, 113, 75)]
+    with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
+        for size in sizes:
+            x = torch.randn(size)
+            assert largest_error(compiled(x), fused(x)) < 1e-5
