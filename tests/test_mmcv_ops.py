@@ -161,6 +161,7 @@ def test_deformable_convolution_equals_the_definition(modulated, stride, padding
         np.testing.assert_allclose(out[k].numpy(), expected, atol=1e-12)
 
 
+@stand_in_only
 def test_offsets_that_are_not_numbers_sample_nothing():
     x, weight = torch.rand(1, 2, 6, 6), torch.rand(3, 2, 3, 3)
     offset = torch.zeros(1, 18, 6, 6)
