@@ -427,41 +427,97 @@ def replace_pooling(swap: Swap, network: ConfigDict, path: str, old: Flow) -> No
 
 def rewire(swap: Swap, network: ConfigDict, path: str, old: Flow) -> None:
     """Give neck and heads the channels of what they read now."""
-    before, after = old.backbone, run_new(network, old.size, necks=False)
-    place = list(range(len(before)))
-    necks = as_list(network.get("neck"))
-    if before[-1].stride is None:  # a classifier with a pooling and a head of ours
+    if old.backbone[-1].stride is None:  # a classifier with a pooling and a head of ours
         return
-    if is_classifier(network):  # which reads the last map, if not all of them
-        before = before[-len(after) :]
-        place = list(range(len(after)))
-    if necks and old.neck is None:  # a neck of ours, made for what it reads
+    place = list(range(len(old.out)))
+    if not network.get("neck"):
         after = run_new(network, old.size)
-        place = nearest(before, after)
+        if swap.cfg.default_scope == "mmseg":
+            place, after = drop_unread_by_heads(swap, network, path, after)
+    elif old.neck is None:  # a neck of ours, made for what it reads
+        after = run_new(network, old.size)
+        place = nearest(old.out, after)
         if len(set(place)) < len(after):
             swap.set(swap.cfg, "", "find_unused_parameters", True)
-    elif necks:
-        inside = "neck." if len(necks) == 1 else "neck.0."
-        skipped = drop_unread(swap, network, path, necks[0], path + inside, len(before))
-        before, after = before[skipped:], after[skipped:]
-        retarget(swap, necks[0], path + inside, place[: len(after)], before, after)
-        before, after = old.out, run_new(network, old.size)
-        if is_classifier(network):
-            before = before[-len(after) :]
-        place = list(range(len(before)))
-        if len(after) != len(before):
-            raise SwapError(f"neck {necks[0].type} gives {len(after)} maps, not {len(before)}")
-    elif swap.cfg.default_scope == "mmseg":
-        read = sorted(indices_read(network, len(before)))
-        if len(read) < len(before):  # what nobody reads would have norms without a gradient
-            stages = network.backbone.get("out_indices", place)
-            swap.set(
-                network.backbone, f"{path}backbone.", "out_indices", tuple(stages[i] for i in read)
-            )
-            after = [after[i] for i in read]
-            place = [read.index(i) if i in read else -1 for i in place]
+    else:
+        after = fit_neck(swap, network, path, old)
+    before = old.out
+    if is_classifier(network):  # reads the last map, if not all of them
+        before, place = before[-len(after) :], list(range(len(after)))
     for reader, where in readers(network, path):
         retarget(swap, reader, where, place, before, after)
+
+
+def fit_neck(swap: Swap, network: ConfigDict, path: str, old: Flow) -> list[Map]:
+    """Let the neck read HireMLP's maps, without those it skips if it can; what it gives."""
+    before, told = copy.deepcopy(network), len(swap.changes)
+    try:
+        return connect_neck(swap, network, path, old, drop=True)
+    except SwapError:
+        network.backbone, network.neck = before.backbone, before.neck
+        del swap.changes[told:]
+        return connect_neck(swap, network, path, old, drop=False)
+
+
+def connect_neck(swap: Swap, network: ConfigDict, path: str, old: Flow, drop: bool) -> list[Map]:
+    """Let the neck read HireMLP's maps; what it gives.
+
+    Raises:
+        SwapError: it cannot read them.
+    """
+    neck = first_neck(network)
+    where = f"{path}neck." if isinstance(network.neck, dict) else f"{path}neck.0."
+    now = run_new(network, old.size, necks=False)
+    before = old.backbone[-len(now) :]
+    skipped = maps_skipped(neck, len(now))
+    if skipped and drop:
+        drop_skipped(swap, network, path, neck, where, skipped)
+        before, now = before[skipped:], now[skipped:]
+    elif skipped:
+        swap.set(swap.cfg, "", "find_unused_parameters", True)
+    retarget(swap, neck, where, list(range(len(now))), before, now)
+    after = run_new(network, old.size)
+    if len(after) != len(old.out) and not is_classifier(network):
+        raise SwapError(f"neck {neck.type} gives {len(after)} maps, not {len(old.out)}")
+    return after
+
+
+def maps_skipped(neck: ConfigDict, given: int) -> int:
+    """How many of the `given` maps a neck does not read; their norms would have no gradient.
+
+    They are those below an FPN's `start_level`, and all but the last one where the neck reads one.
+    """
+    if isinstance(neck.get("in_channels"), int):
+        return given - 1
+    return neck.get("start_level", 0) if is_list(neck.get("in_channels")) else 0
+
+
+def drop_skipped(
+    swap: Swap, network: ConfigDict, path: str, neck: ConfigDict, where: str, skipped: int
+) -> None:
+    """Have HireMLP not give the maps that a neck skips."""
+    stages = network.backbone.get("out_indices", tuple(range(len(STRIDES))))
+    swap.set(network.backbone, f"{path}backbone.", "out_indices", tuple(stages[skipped:]))
+    if is_list(neck.in_channels):
+        neck.in_channels = neck.in_channels[skipped:]  # told with their new values, soon
+        swap.set(neck, where, "start_level", 0)
+    if neck.get("end_level", -1) != -1:
+        swap.set(neck, where, "end_level", neck.end_level - skipped)
+
+
+def drop_unread_by_heads(
+    swap: Swap, network: ConfigDict, path: str, maps: list[Map]
+) -> tuple[list[int], list[Map]]:
+    """Have HireMLP not give the maps that no head reads.
+
+    Returns where each map is now (-1 for nowhere), and the maps that are left.
+    """
+    read = sorted(indices_read(network, len(maps)))
+    if len(read) < len(maps):
+        stages = network.backbone.get("out_indices", tuple(range(len(STRIDES))))
+        kept = tuple(stages[i] for i in read)
+        swap.set(network.backbone, f"{path}backbone.", "out_indices", kept)
+    return [read.index(i) if i in read else -1 for i in range(len(maps))], [maps[i] for i in read]
 
 
 def run_new(network: ConfigDict, size: int, necks: bool = True) -> list[Map]:
@@ -499,29 +555,6 @@ def indices_read(network: ConfigDict, count: int) -> set[int]:
         if "c1_in_channels" in reader:
             read.add(0)
     return read
-
-
-def drop_unread(
-    swap: Swap, network: ConfigDict, path: str, neck: ConfigDict, inside: str, given: int
-) -> int:
-    """Spare the maps that a neck does not read: their norms would have no gradient.
-
-    They are those below an FPN's `start_level`, and all but the last one where the neck reads one.
-    Returns how many of the `given` maps were dropped.
-    """
-    skipped, channels = neck.get("start_level", 0), neck.get("in_channels")
-    if isinstance(channels, int):
-        skipped = given - 1
-    elif not is_list(channels) or neck.get("end_level", -1) != -1:
-        return 0
-    if not skipped:
-        return 0
-    stages = network.backbone.get("out_indices", tuple(range(len(STRIDES))))
-    swap.set(network.backbone, f"{path}backbone.", "out_indices", tuple(stages[skipped:]))
-    if is_list(channels):
-        neck.in_channels = channels[skipped:]  # told with their new values, soon
-        swap.set(neck, inside, "start_level", 0)
-    return skipped
 
 
 def retarget(

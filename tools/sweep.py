@@ -39,6 +39,7 @@ from swap_backbone import as_list, describe, find_config, find_network, swap_bac
 from hire_mlp_mm import mmcv_ops
 
 PACKAGES = {"mmdet": "MMDetection", "mmseg": "MMSegmentation", "mmpretrain": "MMPretrain"}
+OPTIONAL = ("lap", "motmetrics", "scikit-image", "scikit-learn", "timm")  # some models need them
 SIZES = (128, 256, 512)  # of the images: the first at which the model trains
 SECONDS = 600  # for one config
 # A family's example: the smallest model that its name promises.
@@ -94,17 +95,18 @@ def read_lines(path: Path) -> list[str]:
 
 
 def stack() -> str:
-    """Versions of everything that a result depends on."""
+    """Versions of everything that a result depends on; of OPTIONAL what is there."""
     names = ("torch", "torchvision", "mmengine", "mmdet", "mmsegmentation", "mmpretrain")
-    versions = [f"{name} {version(name)}" for name in names]
+    versions = [f"{name} {version(name)}" for name in (*names, *OPTIONAL) if version(name)]
     return ", ".join([f"Python {platform.python_version()}", *versions, mmcv_ops.describe()])
 
 
 def version(name: str) -> str:
+    """Version of an installed distribution, or nothing."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "none"
+        return ""
 
 
 # The configs -------------------------------------------------------------------------------------
@@ -203,8 +205,8 @@ def verdict(name: str) -> tuple[str, str]:
     np.random.seed(0)
     try:
         cfg = read_config(str(find_config(name)))
-    except UserError as error:
-        return REFUSED, str(error).partition("::")[2] or str(error).rpartition("/")[2]
+    except UserError:  # feature extractors, of which there is nothing to train
+        return NOT_BUILT, "no model or no default_scope"
     original = copy.deepcopy(cfg)
     try:
         with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
