@@ -261,7 +261,7 @@ def test_python_snippet(capsys):
 
 def test_every_block_is_checked():
     languages = re.findall(r"^```(\w+)$", README, re.M)
-    assert sorted(languages) == sorted(["sh"] * 7 + ["python"] * 5 + ["text", "bibtex"])
+    assert sorted(languages) == sorted(["sh"] * 8 + ["python"] * 5 + ["text", "bibtex"])
 
 
 def test_every_link_in_the_project_exists():
