@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch.nn import functional as F
 
 from hire_mlp_mm import HireMLP
@@ -83,14 +83,15 @@ def test_logits_of_the_mmpretrain_classifier(path, tmp_path, run_tool):
         "--classifier",
     )
     assert done.returncode == 0, done.stderr
-    model = MODELS.build(
-        dict(
-            type="mmpretrain.ImageClassifier",
-            backbone=dict(type="HireMLP", arch=meta["arch"], out_indices=(3,)),
-            neck=dict(type="mmpretrain.GlobalAveragePooling"),
-            head=dict(type="mmpretrain.LinearClsHead", num_classes=1000, in_channels=512),
-        )
-    ).eval()
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        model = MODELS.build(
+            dict(
+                type="ImageClassifier",
+                backbone=dict(type="HireMLP", arch=meta["arch"], out_indices=(3,)),
+                neck=dict(type="GlobalAveragePooling"),
+                head=dict(type="LinearClsHead", num_classes=1000, in_channels=512),
+            )
+        ).eval()
     model.load_state_dict(torch.load(tmp_path / "converted.pth")["state_dict"])
     with torch.no_grad():
         logits = model(golden_input(meta), mode="tensor")

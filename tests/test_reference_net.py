@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from reference_net import ReferenceNet
 
 from hire_mlp_mm.hire_mlp import REGION_PADDINGS, SHIFT_PADDINGS, HireMLPNet
 from tests.conftest import NANO
-from tests.reference_net import ReferenceNet
 from tests.test_network import randomised
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -58,8 +59,7 @@ def run(main: Callable[[], None]) -> None:
     """Run a tool; an error that the user can put right is one line and exit code 2."""
     try:
         main()
-        if torch.distributed.is_initialized():  # or gloo's threads may abort the process as it ends
-            torch.distributed.destroy_process_group()
+        leave_process_group()
     except (UserError, *USER_ERRORS) as error:
         local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
         if local_rank == "0":  # once on each machine
@@ -69,6 +69,22 @@ def run(main: Callable[[], None]) -> None:
             text = f"{path} not found" if path else str(error).strip().splitlines()[-1]
             print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
         sys.exit(2)
+
+
+def leave_process_group() -> None:
+    """End a process of several whose work is done."""
+    if not torch.distributed.is_initialized():
+        return
+    if torch.distributed.get_backend() != "gloo":
+        torch.distributed.destroy_process_group()
+        return
+    # Now and then gloo's threads abort a process that is being taken down in order ("terminate
+    # called without an active exception"), and its launcher reports a failure.
+    torch.distributed.barrier()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def read_config(path: str) -> Config:
