@@ -1,0 +1,60 @@
+"""Does the bench measure what it says?"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from benchmark import PEERS, kept_bytes
+from torch import nn
+
+
+def test_kept_bytes_are_the_activations_that_backward_needs():
+    """ReLU keeps its output, which is the second layer's input; the image is not counted."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    assert kept_bytes(model, torch.rand(5, 4)) == 5 * 8 * 4
+
+
+def test_inference_beside_all_peers(run_tool, tmp_path):
+    out = tmp_path / "figures.json"
+    done = run_tool(
+        "tools/benchmark.py", "--arch", "tiny", "--size", "64x96", "--runs", "2", "--json", out,
+        "--forms", "plain", "fused", "fused:bfloat16", "--against", "reference", *PEERS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    assert figures["setting"]["size"] == "64x96"
+    by_name = {(c["name"], c["dtype"]): c for c in figures["candidates"]}
+    plain, reference = by_name["Hire-Tiny plain", "float32"], by_name["reference", "float32"]
+    assert plain["params"] == reference["params"]
+    assert plain["macs"] == reference["macs"]
+    assert by_name["Hire-Tiny fused", "float32"]["params"] < plain["params"]
+    assert all(len(c["times"]) == 2 and c["limit"] > 0 for c in figures["candidates"])
+    assert len(done.stdout.splitlines()) == 4 + len(figures["candidates"])
+    assert "| reference | float32 | " in done.stdout
+
+
+def test_training_step(run_tool):
+    done = run_tool(
+        "tools/benchmark.py", "--train", "--arch", "tiny", "--size", "64x64", "--runs", "1",
+        "--forms", "plain", "plain+cp",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    kept = [float(row.split("|")[-2].split()[0]) for row in done.stdout.splitlines()[4:]]
+    assert kept[1] < kept[0] < kept[2]  # recomputed, ours, the reference's
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--size", "12"], "--size 12: expected height x width"),
+        (["--forms", "other"], "unknown 'other'; expected plain, plain+cp, fused, reference"),
+        (["--train", "--forms", "fused"], "--train fused: expected a form that trains"),
+    ],
+)
+def test_errors_are_one_line(run_tool, args, said):
+    done = run_tool("tools/benchmark.py", *args)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
