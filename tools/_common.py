@@ -87,6 +87,11 @@ def leave_process_group() -> None:
     os._exit(0)
 
 
+def describe(error: Exception) -> str:
+    """Kind and first line of somebody else's error."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def read_config(path: str) -> Config:
     """The config of a file.
 
@@ -98,8 +103,7 @@ def read_config(path: str) -> Config:
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program
-        what = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"config {path} cannot be read: {what}") from error
+        raise UserError(f"config {path} cannot be read: {describe(error)}") from error
     if "model" not in cfg or "default_scope" not in cfg:
         raise UserError(f"config {path} has no model or no default_scope")
     return cfg

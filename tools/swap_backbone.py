@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import UserError, read_config, run
+from _common import UserError, describe, read_config, run
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from hire_mlp_mm import weights
-from hire_mlp_mm.checkpoint import first_line
 from hire_mlp_mm.hire_mlp import ARCHS
 
 STRIDES = (4, 8, 16, 32)
@@ -197,7 +196,11 @@ def refuse_tied(network: ConfigDict) -> None:
 
 def as_list(value: Any) -> list[Any]:
     """A list as it is, None as an empty one, anything else as a list of one."""
-    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    return list(value) if is_list(value) else [] if value is None else [value]
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
 
 
 def is_classifier(network: ConfigDict) -> bool:
@@ -431,7 +434,7 @@ def rewire(swap: Swap, network: ConfigDict, path: str, old: Flow) -> None:
         return
     place = list(range(len(old.out)))
     if not network.get("neck"):
-        after = run_new(network, old.size)
+        after = hire_maps(swap, network)
         if swap.cfg.default_scope == "mmseg":
             place, after = drop_unread_by_heads(swap, network, path, after)
     elif old.neck is None:  # a neck of ours, made for what it reads
@@ -467,7 +470,7 @@ def connect_neck(swap: Swap, network: ConfigDict, path: str, old: Flow, drop: bo
     """
     neck = first_neck(network)
     where = f"{path}neck." if isinstance(network.neck, dict) else f"{path}neck.0."
-    now = run_new(network, old.size, necks=False)
+    now = hire_maps(swap, network)
     before = old.backbone[-len(now) :]
     skipped = maps_skipped(neck, len(now))
     if skipped and drop:
@@ -496,8 +499,8 @@ def drop_skipped(
     swap: Swap, network: ConfigDict, path: str, neck: ConfigDict, where: str, skipped: int
 ) -> None:
     """Have HireMLP not give the maps that a neck skips."""
-    stages = network.backbone.get("out_indices", tuple(range(len(STRIDES))))
-    swap.set(network.backbone, f"{path}backbone.", "out_indices", tuple(stages[skipped:]))
+    kept = stages_given(network)[skipped:]
+    swap.set(network.backbone, f"{path}backbone.", "out_indices", kept)
     if is_list(neck.in_channels):
         neck.in_channels = neck.in_channels[skipped:]  # told with their new values, soon
         swap.set(neck, where, "start_level", 0)
@@ -514,15 +517,24 @@ def drop_unread_by_heads(
     """
     read = sorted(indices_read(network, len(maps)))
     if len(read) < len(maps):
-        stages = network.backbone.get("out_indices", tuple(range(len(STRIDES))))
-        kept = tuple(stages[i] for i in read)
+        kept = tuple(stages_given(network)[i] for i in read)
         swap.set(network.backbone, f"{path}backbone.", "out_indices", kept)
     return [read.index(i) if i in read else -1 for i in range(len(maps))], [maps[i] for i in read]
 
 
-def run_new(network: ConfigDict, size: int, necks: bool = True) -> list[Map]:
-    """What HireMLP, and the necks after it, give."""
-    return Flow.run(network.backbone, network.get("neck") if necks else None, [size]).out
+def stages_given(network: ConfigDict) -> tuple[int, ...]:
+    """The stages whose maps HireMLP gives."""
+    return tuple(network.backbone.get("out_indices", range(len(STRIDES))))
+
+
+def hire_maps(swap: Swap, network: ConfigDict) -> list[Map]:
+    """What HireMLP gives."""
+    return [Map(ARCHS[swap.arch].dims[i], STRIDES[i]) for i in stages_given(network)]
+
+
+def run_new(network: ConfigDict, size: int) -> list[Map]:
+    """What the necks after HireMLP give."""
+    return Flow.run(network.backbone, network.neck, [size]).out
 
 
 def readers(network: ConfigDict, path: str) -> Iterator[tuple[ConfigDict, str]]:
@@ -623,10 +635,6 @@ def new_channels(
     return value
 
 
-def is_list(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
-
-
 # What goes with a backbone -----------------------------------------------------------------------
 
 
@@ -688,8 +696,12 @@ def check(swap: Swap, network: ConfigDict, size: int) -> None:
             said.
     """
     runs = swap.cfg.default_scope != "mmdet"  # detectors want annotations, even for a forward pass
+    unread: list[str] = []
     try:
-        unread = run_whole(network, size) if runs else build(network) and []
+        if runs:
+            unread = run_whole(network, size)
+        else:
+            build(network)
     except Exception as error:  # whatever a head raises about maps that it was not made for
         if runs and not runs_itself(swap.original, size):
             return
@@ -729,10 +741,6 @@ def tensors(value: Any) -> Iterator[Tensor]:
     for part in value.values() if isinstance(value, dict) else as_list(value):
         if not isinstance(value, Tensor):
             yield from tensors(part)
-
-
-def describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 if __name__ == "__main__":

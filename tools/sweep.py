@@ -30,11 +30,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import UserError, read_config, run
+from _common import UserError, describe, read_config, run
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, DefaultScope
-from swap_backbone import as_list, describe, find_config, find_network, swap_backbone
+from swap_backbone import as_list, find_config, find_network, swap_backbone
 
 from hire_mlp_mm import mmcv_ops
 
