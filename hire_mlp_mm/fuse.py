@@ -5,9 +5,10 @@ is exact:
 
 - Every BatchNorm is an affine map per channel, and goes into the weights beside it. Only the output
   norms stay, as a scale and a shift: the next stage reads the same map without them.
-- The gate needs the mean of each branch. A branch is linear after its small hidden map, so its mean
-  is that of the hidden tokens, expanded. The gate is known before any full-size branch is there,
-  and goes into the weights that make them: branches are added up as they come, none is kept.
+- The gate reads the mean of each branch. A branch is linear after its small hidden map, so its mean
+  is a product of that of the hidden tokens, and one small product is the gate's first layer. The
+  gate is known before any full-size branch is there, and goes into the weights that make them:
+  branches are added up as they come, none is kept.
 - On maps with many tokens the output weights `proj` go into the branches' weights, too, and the
   residual path becomes an identity in the pointwise branch: a block makes one full-size map, then
   adds to it in place.
@@ -19,6 +20,7 @@ Only torch is imported here, and the network.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ from .hire_mlp import (
     HireMLPNet,
     RegionBranch,
     Stage,
-    circular_slice,
+    crop_and_unshift,
     shift_and_pad,
 )
 
@@ -139,6 +141,67 @@ def constant(value: Tensor, like: Tensor) -> nn.Parameter:
     return nn.Parameter(value.to(like.dtype, copy=True), requires_grad=False)
 
 
+# Products ---------------------------------------------------------------------------------------
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    act: str = "none",
+    add: Tensor | None = None,
+) -> Tensor:
+    """`act(x @ weight.T + bias) + add`, by oneDNN where that is at hand.
+
+    Torch takes MKL for a float32 product on a CPU; oneDNN is faster on other CPUs than Intel's,
+    adds and activates on the way.
+
+    Args:
+        x: (..., K).
+        weight: (N, K).
+        bias: (N,).
+        act: `none`, `relu` or `gelu`.
+        add: (..., N).
+    """
+    if has_onednn(x):
+        op = torch.ops.mkldnn._linear_pointwise
+        if add is not None:
+            return op.binary(x, add, weight, bias, "add")
+        return op(x, weight, bias, act, [], "none" if act == "gelu" else "")
+    out = F.linear(x, weight, bias)
+    if act == "relu":
+        out = out.relu_()
+    elif act == "gelu":
+        out = torch.ops.aten.gelu_(out)
+    return out if add is None else out.add_(add)
+
+
+def has_onednn(x: Tensor) -> bool:
+    """Whether `linear` can hand `x` to oneDNN."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+        and not x.requires_grad
+    )
+
+
+def batch_linear(x: Tensor, weight: Tensor, start: Tensor) -> Tensor:
+    """`start + x @ weight.T`, every image with its own weight.
+
+    Args:
+        x: (B, M, K).
+        weight: (B, N, K).
+        start: a bias (B, 1, N), or (B, M, N).
+    """
+    if not has_onednn(x) or len(x) > 1:
+        return torch.baddbmm(start, x, weight.mT)
+    if start.shape[1] == 1:
+        return linear(x[0], weight[0], start[0, 0])[None]
+    return linear(x[0], weight[0], add=start[0])[None]
+
+
 # Modules: maps are (B, H, W, C) -----------------------------------------------------------------
 
 
@@ -157,10 +220,10 @@ class FusedConv(ConvNormAct):
 
 
 class FusedBranch(nn.Module):
-    """Region branch: from the map to its hidden tokens, and from those to the branch's mean.
+    """Region branch: from the map to its hidden tokens, and from those to the map.
 
     Attributes:
-        weight, bias: of the reduction, with the block's norm and the hidden one.
+        weight: (C // 2, p * C), with the block's norm and the hidden one; bias: (C // 2,).
         expand: (p, C, C // 2), the weight of each token of a region.
         expand_bias: (p, C).
     """
@@ -169,7 +232,8 @@ class FusedBranch(nn.Module):
         super().__init__()
         like = branch.reduce.weight
         weight, bias = fold_after(branch.norm, *fold_before(norm, *affine(branch.reduce)))
-        self.weight = constant(weight.contiguous(memory_format=torch.channels_last), like)
+        # (C // 2, C, p, 1) or (C // 2, C, 1, p) -> (C // 2, p * C)
+        self.weight = constant(weight.flatten(2).transpose(1, 2).flatten(1), like)
         self.bias = constant(bias, like)
         # (C * p, C // 2, 1, 1) -> (p, C, C // 2)
         p = branch.region_size
@@ -178,81 +242,106 @@ class FusedBranch(nn.Module):
         self.expand = constant(weight.view(dim, p, dim // 2).transpose(0, 1).contiguous(), like)
         self.expand_bias = constant(bias.view(dim, p).t().contiguous(), like)
         self.axis = branch.axis - 1
-        self.stride = branch.reduce.stride
         self.region_size = p
         self.shift = branch.shift
         self.region_padding = branch.region_padding
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the hidden tokens (B, H / p, W, C // 2), or along W, rounded up."""
-        size, p = x.shape[self.axis], self.region_size
-        if torch.compiler.is_compiling():
-            # Without a branch on the size, so that one compiled network serves all.
-            place = torch.arange((size + p - 1) // p * p, device=x.device)
-            if self.region_padding == "replicate":
-                place = place.clamp(max=size - 1)
-            x = x.index_select(self.axis, (place - self.shift) % size)
-        else:
-            x = shift_and_pad(x, self.axis, p, self.shift, "circular", self.region_padding)
-        x = F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, self.stride)
-        return x.relu_().permute(0, 2, 3, 1)
+        return linear(self.regions(x), self.weight, self.bias, act="relu")
 
-    def mean(self, hidden: Tensor, size: int) -> Tensor:
-        """Mean of the branch over the map, (B, C), from its hidden tokens.
+    def regions(self, x: Tensor) -> Tensor:
+        """Tokens of a region side by side: (B, H, W, C) to (B, H / p, W, p * C), or along W."""
+        B, H, W, C = x.shape
+        p = self.region_size
+        if self.axis == HEIGHT - 1 and not torch.compiler.is_compiling():
+            return self.regions_of_rows(x)
+        x = shift_and_pad(x, self.axis, p, self.shift, "circular", self.region_padding)
+        if self.axis == HEIGHT - 1:
+            # (B, H', p, W, C) -> (B, H', W, p * C)
+            return x.view(B, -1, p, W, C).transpose(2, 3).reshape(B, -1, W, p * C)
+        return x.reshape(B, H, -1, p * C)
+
+    def regions_of_rows(self, x: Tensor) -> Tensor:
+        """`regions` along the height in one copy."""
+        B, H, W, C = x.shape
+        p = self.region_size
+        regions = tokens_at(0, H, p)
+        out = x.new_empty(B, regions, W, p, C)
+        for k in range(p):
+            count = regions if self.region_padding == "circular" else tokens_at(k, H, p)
+            for some, rows in self.runs(k, H, count):
+                out[:, some, :, k] = x[:, rows]
+            if count < regions:
+                out[:, -1, :, k] = x[:, (H - 1 - self.shift) % H]
+        return out.flatten(3)
+
+    def runs(self, k: int, size: int, count: int) -> Iterator[tuple[slice, slice]]:
+        """Where token k of the first `count` regions lies in the map.
+
+        Yields:
+            Regions, and their tokens' places along the axis, as two slices of the same length.
+        """
+        first, p = 0, self.region_size
+        while first < count:
+            place = (first * p + k - self.shift) % size
+            length = min(count - first, tokens_at(place, size, p))
+            yield (
+                slice(first, first + length),
+                slice(place, place + (length - 1) * p + 1, p),
+            )
+            first += length
+
+    def token_means(self, hidden: Tensor, size: int) -> Tensor:
+        """What the mean of the branch over the map is a product of: (B, p, C // 2 + 1).
+
+        For each token of a region the sum of its hidden map over the size; a one behind the
+        hidden channels stands for the bias.
 
         Args:
             hidden: (B, H', W', C // 2).
             size: of the map along the axis. The last region may reach beyond it.
         """
         regions, p = hidden.shape[self.axis], self.region_size
-        last = hidden.select(self.axis, regions - 1)
-        means = torch.stack([hidden.mean((1, 2)), last.mean(1)], 1)
-        # (B, 2, p * C) -> (B, 2, p, C): the means of token k over all regions, and in the last
-        tokens = F.linear(means, self.expand.flatten(0, 1), self.expand_bias.flatten())
-        tokens = tokens.unflatten(2, (p, -1))
+        mean = F.pad(hidden.mean((1, 2)), (0, 1), value=1.0)[:, None] * (regions / size)
+        if not torch.compiler.is_compiling() and regions * p == size:
+            return mean.expand(-1, p, -1)
+        last = hidden.select(self.axis, regions - 1).mean(1)
+        last = F.pad(last, (0, 1), value=1.0)[:, None] * (1 / size)
         beyond = torch.arange(p, device=hidden.device) >= size - (regions - 1) * p
-        return (tokens[:, 0] * regions - tokens[:, 1] * beyond[:, None]).sum(1) / size
+        return mean - last * beyond[:, None]
 
-    def tokens(self, hidden: Tensor) -> Tensor:
-        """Hidden tokens (B, H', W', C // 2) expanded to (B, H', W', p * C), token by token."""
-        return F.linear(hidden, self.expand.flatten(0, 1), self.expand_bias.flatten())
-
-    def unfold(self, x: Tensor) -> Tensor:
-        """Along the height, (B, H', W, p * C) to (B, H' * p, W, C)."""
-        B, regions, W, channels = x.shape
-        p = self.region_size
-        # (B, H', W, p, C) -> (B, H', p, W, C)
-        x = x.view(B, regions, W, p, channels // p).transpose(2, 3)
-        return x.reshape(B, regions * p, W, channels // p)
-
-    def restore(self, x: Tensor, size: int) -> Tensor:
-        """Crop the padding of the last region and undo the shift."""
-        if torch.compiler.is_compiling():
-            place = torch.arange(size, device=x.device)
-            return x.index_select(self.axis, (place + self.shift) % size)
-        return circular_slice(x.narrow(self.axis, 0, size), self.axis, self.shift, size)
-
-    def add_rows_(self, out: Tensor, rows: Tensor, k: int) -> None:
-        """Add token k of every region along the height: `unfold` and `restore` without a copy.
+    def add_rows(self, out: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """`out` plus the branch along the height; `out` may be overwritten.
 
         Args:
             out: (B, H, W, C).
-            rows: (B, H', W, C); row r belongs at p * r + k of the shifted map.
-            k: from 0 to p - 1.
+            hidden: (B, H', W, C // 2).
+            weight: (B, p, C, C // 2).
+            bias: (B, p, C).
         """
-        size, p = out.shape[1], self.region_size
-        shift = self.shift % size
-        count = max(0, -(-(size - k) // p))
-        wrapped = min(count, max(0, -(-(shift - k) // p)))
-        if wrapped:
-            out[:, k - shift + size :: p].add_(rows[:, :wrapped])
-        if count > wrapped:
-            start = k + p * wrapped - shift
-            out[:, start : start + p * (count - wrapped) : p].add_(rows[:, wrapped:count])
+        B, H, W, C = out.shape
+        p, regions = self.region_size, hidden.shape[1]
+        hidden = hidden.flatten(1, 2)
+        if torch.compiler.is_compiling():
+            rows = batch_linear(hidden, weight.flatten(1, 2), bias.view(B, 1, p * C))
+            # (B, H' * W, p * C) -> (B, H' * p, W, C)
+            rows = rows.view(B, regions, W, p, C).transpose(2, 3).reshape(B, regions * p, W, C)
+            return out + crop_and_unshift(rows, 1, self.shift, H)
+        for k in range(p):
+            rows = batch_linear(hidden, weight[:, k], bias[:, k : k + 1]).view(B, regions, W, C)
+            for some, places in self.runs(k, H, tokens_at(k, H, p)):
+                out[:, places].add_(rows[:, some])
+        return out
 
     def extra_repr(self) -> str:
         axis = "height" if self.axis == HEIGHT - 1 else "width"
         return f"axis={axis}, region_size={self.region_size}, shift={self.shift}"
+
+
+def tokens_at(first: int, size: int, step: int) -> int:
+    """How many places `first`, `first + step`, ... lie below `size`."""
+    return max(0, -(-(size - first) // step))
 
 
 class FusedBlock(nn.Module):
@@ -268,12 +357,24 @@ class FusedBlock(nn.Module):
 
         self.height = FusedBranch(mixer.height, block.norm1)
         self.width = FusedBranch(mixer.width, block.norm1)
-        self.channel, self.channel_bias = matrix(*fold_before(block.norm1, *affine(mixer.channel)))
-        self.reweight1, self.reweight1_bias = matrix(*affine(mixer.reweight.fc1))
+        weight, bias = fold_before(block.norm1, *affine(mixer.channel))
+        self.channel, self.channel_bias = matrix(weight, bias)
+        # The gate's first layer reads means of the branches, which are products of means of what
+        # the branches read: (dim // 4, p * (C // 2 + 1)) twice, and (dim // 4, C)
+        first, first_bias = affine(mixer.reweight.fc1)
+        first = first.flatten(1)
+        means = [first @ weight.flatten(1)]
+        for branch in (mixer.height, mixer.width):
+            expand, expand_bias = affine(branch.expand)
+            p = branch.region_size
+            # (C * p, C // 2, 1, 1) and (C * p,) -> (C, p * (C // 2 + 1))
+            both = torch.cat([expand.flatten(1), expand_bias[:, None]], 1)
+            means.append(first @ both.view(len(both) // p, -1))
+        self.gate1, self.gate1_bias = matrix(torch.cat(means, 1), first @ bias + first_bias)
         # Channel outer, branch inner -> branch outer
         weight, bias = affine(mixer.reweight.fc2)
         order = torch.arange(len(bias), device=bias.device).view(-1, 3).t().flatten()
-        self.reweight2, self.reweight2_bias = matrix(weight[order], bias[order])
+        self.gate2, self.gate2_bias = matrix(weight[order], bias[order])
 
         # Biases cost nothing in the mixer, whose products have one anyway, so that it adds the
         # MLP's last bias in advance, and the MLP's first takes that back.
@@ -289,18 +390,57 @@ class FusedBlock(nn.Module):
         return self.add_mlp_(self.mix(x))
 
     def mix(self, x: Tensor) -> Tensor:
-        """`x` plus the token mixer of `x`, and the bias that `add_mlp_` leaves out."""
+        """`x` plus the token mixer of `x`, and the bias that `add_mlp_` leaves out.
+
+        The gate goes into the weights of the branches, image by image, and so does `proj` where
+        that pays.
+        """
         B, H, W, C = x.shape
         height, width = self.height(x), self.width(x)
-        mean = self.height.mean(height, H) + self.width.mean(width, W)
-        mean = mean + F.linear(x.mean((1, 2)), self.channel, self.channel_bias)
-        gate = F.gelu(F.linear(mean, self.reweight1, self.reweight1_bias))
-        gate = F.linear(gate, self.reweight2, self.reweight2_bias)
-        # (B, 3 * C) -> (B, 3, C)
-        gate = gate.view(B, 3, C).softmax(1)
+        gate = self.gate(x, height, width)
         if self.folds_proj(H * W):
-            return self.weigh_and_add(x, height, width, gate)
-        return self.add_and_project(x, height, width, gate)
+            # (C, C) and (B, 3, 1, C) -> (B, 3, C, C)
+            proj = self.proj * gate[:, :, None]
+            identity = torch.eye(C, dtype=x.dtype, device=x.device)
+            pointwise = torch.baddbmm(identity, proj[:, 2], self.channel.expand(B, C, C))
+            to_height = proj[:, :1] @ self.height.expand
+            to_width = proj[:, 1:2] @ self.width.expand
+            # (B, p, C)
+            height_bias = self.height.expand_bias @ proj[:, 0].mT
+            width_bias = self.width.expand_bias @ proj[:, 1].mT
+            bias = linear(gate[:, 2] * self.channel_bias, self.proj, self.proj_bias)
+        else:
+            by_height, by_width, by_channel = gate[:, :, None].unbind(1)
+            pointwise = by_channel.mT * self.channel
+            to_height = by_height[..., None] * self.height.expand
+            to_width = by_width[..., None] * self.width.expand
+            height_bias = by_height * self.height.expand_bias
+            width_bias = by_width * self.width.expand_bias
+            bias = gate[:, 2] * self.channel_bias
+        width_bias = width_bias + bias[:, None]
+
+        # (B, H * W', p * C) -> (B, H, W' * p, C)
+        out = batch_linear(width.flatten(1, 2), to_width.flatten(1, 2), width_bias.view(B, 1, -1))
+        out = crop_and_unshift(out.view(B, H, -1, C), 2, self.width.shift, W)
+        out = batch_linear(x.view(B, H * W, C), pointwise, out.reshape(B, H * W, C))
+        out = self.height.add_rows(out.view(B, H, W, C), height, to_height, height_bias)
+        return out if self.folds_proj(H * W) else linear(out, self.proj, self.proj_bias, add=x)
+
+    def gate(self, x: Tensor, height: Tensor, width: Tensor) -> Tensor:
+        """Weight of each branch by image and channel, (B, 3, C), before the branches are there.
+
+        Args:
+            x: (B, H, W, C).
+            height, width: hidden tokens of the region branches.
+        """
+        B, H, W, C = x.shape
+        by_height = self.height.token_means(height, H).flatten(1)
+        by_width = self.width.token_means(width, W).flatten(1)
+        means = torch.cat([x.mean((1, 2)), by_height, by_width], 1)
+        gate = F.gelu(linear(means, self.gate1, self.gate1_bias))
+        gate = linear(gate, self.gate2, self.gate2_bias)
+        # (B, 3 * C) -> (B, 3, C)
+        return gate.view(B, 3, C).softmax(1)
 
     def folds_proj(self, tokens: int) -> bool:
         """Whether `proj` goes into the branches' weights, image by image.
@@ -312,55 +452,6 @@ class FusedBlock(nn.Module):
             return dim < 256
         return tokens > dim * (p + 1)
 
-    def weigh_and_add(self, x: Tensor, height: Tensor, width: Tensor, gate: Tensor) -> Tensor:
-        """The gated branches behind `proj`, plus `x`: gate and `proj` go into weights first.
-
-        Args:
-            x: (B, H, W, C).
-            height, width: hidden tokens of the region branches.
-            gate: (B, 3, C).
-        """
-        B, H, W, C = x.shape
-        p = self.height.region_size
-        # (C, C) and (B, 3, 1, C) -> (B, 3, C, C), then (B, p, C, C // 2) and (B, C, C)
-        proj = self.proj * gate[:, :, None]
-        to_height = proj[:, :1] @ self.height.expand
-        to_width = proj[:, 1:2] @ self.width.expand
-        identity = torch.eye(C, dtype=x.dtype, device=x.device)
-        pointwise = torch.baddbmm(identity, proj[:, 2], self.channel.expand(B, C, C))
-        # (B, p, C)
-        height_bias = self.height.expand_bias @ proj[:, 0].mT
-        bias = F.linear(gate[:, 2] * self.channel_bias, self.proj, self.proj_bias)
-        bias = self.width.expand_bias @ proj[:, 1].mT + bias[:, None]
-
-        # (B, H * W', p * C) -> (B, H, W' * p, C)
-        out = torch.baddbmm(bias.view(B, 1, -1), width.flatten(1, 2), to_width.flatten(1, 2).mT)
-        out = self.width.restore(out.view(B, H, width.shape[2] * p, C), W).contiguous()
-        out.view(B, H * W, C).baddbmm_(x.view(B, H * W, C), pointwise.mT)
-        tokens = height.flatten(1, 2)
-        if torch.compiler.is_compiling():
-            weight = to_height.flatten(1, 2).mT
-            rows = torch.baddbmm(height_bias.view(B, 1, -1), tokens, weight)
-            return out + self.height.restore(
-                self.height.unfold(rows.view(B, height.shape[1], W, p * C)), H
-            )
-        for k in range(p):
-            rows = torch.baddbmm(height_bias[:, k : k + 1], tokens, to_height[:, k].mT)
-            self.height.add_rows_(out, rows.view(B, height.shape[1], W, C), k)
-        return out
-
-    def add_and_project(self, x: Tensor, height: Tensor, width: Tensor, gate: Tensor) -> Tensor:
-        """The same in the plain order, for maps with few tokens."""
-        W, C = x.shape[2:]
-        by_height, by_width, by_channel = gate[:, :, None, None].unbind(1)
-        # (B, H, W', p * C) -> (B, H, W' * p, C)
-        out = self.width.tokens(width).unflatten(3, (-1, C)).flatten(2, 3)
-        out = self.width.restore(out, W) * by_width
-        rows = self.height.restore(self.height.unfold(self.height.tokens(height)), x.shape[1])
-        out.addcmul_(rows, by_height)
-        out.addcmul_(F.linear(x, self.channel, self.channel_bias), by_channel)
-        return F.linear(out, self.proj, self.proj_bias).add_(x)
-
     def add_mlp_(self, x: Tensor) -> Tensor:
         """`x` plus the channel MLP of `x`, in place."""
         tokens = x.view(-1, x.shape[3])
@@ -368,8 +459,8 @@ class FusedBlock(nn.Module):
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             chunks = tokens.split(CHUNK * torch.get_num_threads())
         for chunk in chunks:
-            hidden = torch.ops.aten.gelu_(F.linear(chunk, self.fc1, self.fc1_bias))
-            chunk.addmm_(hidden, self.fc2.t())
+            hidden = linear(chunk, self.fc1, self.fc1_bias, act="gelu")
+            chunk.add_(linear(hidden, self.fc2))
         return x
 
 

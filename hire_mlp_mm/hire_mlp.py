@@ -183,7 +183,9 @@ def shift_and_pad(
         wrap as often as needed, where the reference stops.
     """
     size = x.shape[axis]
-    padded = size + -size % region_size
+    padded = (size + region_size - 1) // region_size * region_size
+    if torch.compiler.is_compiling():
+        return gather_tokens(x, axis, padded, shift, shift_padding, region_padding)
     if shift_padding == region_padding == "circular":
         return circular_slice(x, axis, -shift, padded)
     if shift_padding == "circular":
@@ -197,6 +199,38 @@ def shift_and_pad(
         return zero_pad(x, axis, 0, padded - size)
     last = x.narrow(axis, size - 1, 1)
     return torch.cat([x] + [last] * (padded - size), axis)
+
+
+def gather_tokens(
+    x: Tensor, axis: int, padded: int, shift: int, shift_padding: str, region_padding: str
+) -> Tensor:
+    """What `shift_and_pad` gives, without a decision on the size: one graph serves all images.
+
+    Args:
+        padded: the size along `axis` of the result; the rest as in `shift_and_pad`.
+    """
+    size = x.shape[axis]
+    place = torch.arange(padded, device=x.device)
+    kept = place < (size if region_padding == "zero" else padded)
+    if region_padding == "replicate":
+        place = place.clamp(max=size - 1)
+    elif region_padding == "circular":
+        place = place % size
+    place = place - shift
+    if shift_padding == "zero":
+        kept = kept & (place >= 0)
+    x = x.index_select(axis, place % size)
+    if "zero" in (shift_padding, region_padding):
+        x = x * kept.to(x.dtype).view((-1,) + (1,) * (x.ndim - 1 - axis))
+    return x
+
+
+def crop_and_unshift(x: Tensor, axis: int, shift: int, size: int) -> Tensor:
+    """The first `size` tokens along `axis`, shifted back by `shift` circularly."""
+    if torch.compiler.is_compiling():  # as in `gather_tokens`
+        place = torch.arange(size, device=x.device)
+        return x.index_select(axis, (place + shift) % size)
+    return circular_slice(x.narrow(axis, 0, size), axis, shift, size)
 
 
 def unfold_regions(x: Tensor, axis: int, region_size: int) -> Tensor:
@@ -261,11 +295,10 @@ class RegionBranch(nn.Module):
             x, self.axis, self.region_size, self.shift, self.shift_padding, self.region_padding
         )
         x = self.expand(self.act(self.norm(self.reduce(x))))
-        x = unfold_regions(x, self.axis, self.region_size).narrow(self.axis, 0, size)
+        x = unfold_regions(x, self.axis, self.region_size)
         # As in the reference, a shift that brought in zeros is not undone.
-        if self.shift_padding == "circular":
-            x = circular_slice(x, self.axis, self.shift, size)
-        return x
+        undone = self.shift if self.shift_padding == "circular" else 0
+        return crop_and_unshift(x, self.axis, undone, size)
 
     def extra_repr(self) -> str:
         axis = "height" if self.axis == HEIGHT else "width"

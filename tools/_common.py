@@ -22,6 +22,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner import checkpoint as runner_checkpoint
+from torch import nn
 
 from hire_mlp_mm import mmcv_ops  # before mmdet is imported, which needs mmcv's ops
 from hire_mlp_mm.checkpoint import CheckpointError, first_line
@@ -148,6 +149,11 @@ def join_processes_on_cpu(cfg: Config) -> None:
         broadcast_buffers=False,
         find_unused_parameters=cfg.get("find_unused_parameters", False),
     )
+
+
+def compile_backbone(backbone: nn.Module) -> None:
+    """Compile a backbone in place, once for images of any size."""
+    backbone.compile(fullgraph=True, dynamic=True)
 
 
 def check_file(path: str, what: str) -> None:

@@ -2,10 +2,15 @@
 
     python tools/benchmark.py --size 512x512 --against reference swin-t
     python tools/benchmark.py --train --size 512x512 --forms plain plain+cp
+    python tools/benchmark.py --forms fused+compile:float16 --against reference:float16
 
-All candidates run in turn, again and again, so that a busy machine slows all of them; the ratios of
-the medians are the figures to quote. A form is `plain`, `plain+cp` (blocks recomputed in the
-backward pass) or `fused`, with a type after a colon where it is not float32: `fused:bfloat16`.
+Every candidate has a process to itself, so that none profits or suffers from what another left to
+the memory allocator. They run in turn, again and again, so that a busy machine slows all of them;
+the ratios of the medians are the figures to quote.
+
+A form is `plain` or `fused`, then any of `+cp` (blocks recomputed in the backward pass),
+`+channels_last` and `+compile` (as `tools/test.py --compile-backbone`), then its type where that is
+not float32, such as `:bfloat16`.
 
 The limit is the time that the machine needs at least: the network's multiply-adds at the rate of a
 large matrix product in the same type, or its image, weights and outputs at the rate of a copy.
@@ -14,20 +19,27 @@ large matrix product in the same type, or its image, weights and outputs at the 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import math
+import multiprocessing
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-from _common import UserError, run
+from _common import UserError, compile_backbone, describe, run
 from mmengine.registry import MODELS, DefaultScope
 from reference_net import ReferenceNet
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from hire_mlp_mm import HireMLP
@@ -35,7 +47,10 @@ from hire_mlp_mm.fuse import fuse
 from hire_mlp_mm.hire_mlp import ARCHS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FORMS = ("plain", "plain+cp", "fused")
+FORMS = ("plain", "fused")
+OPTIONS = ("cp", "channels_last", "compile")
+# Writing 5 here makes Linux forget the process's highest memory.
+RESET = Path("/proc/self/clear_refs")
 # As MMDetection and MMPretrain build them, four maps each.
 PEERS: dict[str, dict[str, Any]] = {
     "swin-t": dict(type="mmdet.SwinTransformer"),
@@ -53,15 +68,14 @@ PEERS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class Candidate:
-    """A network to measure, and what was measured. Times are in milliseconds, sizes in bytes."""
+class Figures:
+    """What was measured of a candidate. Times are in milliseconds, sizes in bytes."""
 
     name: str
     dtype: str
-    model: nn.Module
-    counted: nn.Module  # the network whose work is counted: of a fused one, the one before
     params: int = 0
     macs: int = 0
+    moved: int = 0  # image, weights and outputs
     peak: int = 0
     kept: int = 0
     limit: float = 0.0
@@ -89,19 +103,15 @@ def main() -> None:
     args = parser.parse_args()
     if args.json and Path(args.json).exists():
         raise UserError(f"{args.json} exists; name another file with --json")
+    parse_size(args.size)
+    names = [*args.forms, *args.against]
+    for name in names:
+        parse_name(name, args.train)
     torch.set_num_threads(args.threads)
-    height, width = parse_size(args.size)
-    image = torch.rand(args.batch, 3, height, width, device=args.device)
-    candidates = [make(name, args) for name in (*args.forms, *args.against)]
-    action = train_step if args.train else infer
-    measure(candidates, image, action, args.runs)
+    candidates = measure(names, args)
     print(report(candidates, args))
     if args.json:
-        figures = [
-            {k: v for k, v in vars(c).items() if k not in ("model", "counted")}
-            | dict(median=c.median)
-            for c in candidates
-        ]
+        figures = [asdict(c) | dict(median=c.median) for c in candidates]
         said = dict(setting=setting(args), candidates=figures)
         Path(args.json).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
@@ -118,80 +128,154 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def make(name: str, args: argparse.Namespace) -> Candidate:
-    """Build a candidate from its name, with random weights.
+def parse_name(name: str, train: bool) -> tuple[str, list[str], str]:
+    """Form or peer, options and type of a candidate's name, such as `plain+cp:float32`.
 
     Raises:
-        UserError: an unknown name or type, or a form that cannot be trained.
+        UserError: an unknown name, option or type, or a form that cannot be trained.
     """
-    form, _, dtype = name.partition(":")
+    first, _, dtype = name.partition(":")
+    form, *options = first.split("+")
     dtype = dtype or "float32"
     known = (*FORMS, "reference", *PEERS)
-    if form not in known or dtype not in DTYPES:
+    if form not in known or dtype not in DTYPES or not set(options) <= set(OPTIONS):
         raise UserError(
-            f"unknown {name!r}; expected {', '.join(known)}, with :{' or :'.join(DTYPES)} behind"
+            f"unknown {name!r}; expected {', '.join(known)}, then any of +{', +'.join(OPTIONS)}, "
+            f"then one of :{', :'.join(DTYPES)}"
         )
-    if args.train and (form == "fused" or dtype != "float32"):
+    if train and (form == "fused" or dtype != "float32"):
         raise UserError(f"--train {name}: expected a form that trains, in float32")
-    torch.manual_seed(0)
-    if form in PEERS:
-        with DefaultScope.overwrite_default_scope("mmdet"):
-            model = MODELS.build(PEERS[form])
-    else:
-        model = HireMLP(args.arch, with_cp=form == "plain+cp")
-    counted = model.to(args.device, DTYPES[dtype])
-    counted.train(args.train)  # apart: some backbones return nothing here
-    if form == "fused":
-        model = fuse(model)
-    elif form == "reference":
-        model = ReferenceNet(model)
-    if form not in ("reference", *PEERS):
-        form = f"Hire-{args.arch.capitalize()} {form}"
-    model.train(args.train)
-    params = sum(p.numel() for p in model.parameters())
-    return Candidate(form, dtype, model, counted, params)
+    if "cp" in options and (form != "plain" or not train):
+        raise UserError(f"{name}: +cp is for plain, with --train")
+    return form, options, dtype
+
+
+class Candidate:
+    """A network with random weights, and what can be measured of it."""
+
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        form, options, dtype = parse_name(name, args.train)
+        torch.set_num_threads(args.threads)
+        torch.manual_seed(0)
+        self.train, self.options, self.device = args.train, options, args.device
+        self.dtype = DTYPES[dtype]
+        if form in PEERS:
+            with DefaultScope.overwrite_default_scope("mmdet"):
+                model = MODELS.build(PEERS[form])
+        else:
+            model = HireMLP(args.arch, with_cp="cp" in options)
+        model.to(self.device, self.dtype)
+        model.train(self.train)  # apart: some backbones return nothing here
+        title = form if form not in FORMS else f"Hire-{args.arch.capitalize()} {form}"
+        self.figures = Figures("+".join([title, *options]), dtype)
+        self.image = self.make_image(args.batch, *parse_size(args.size))
+        self.count(model)
+        if form == "fused":
+            model = fuse(model)
+        elif form == "reference":
+            model = ReferenceNet(model)
+        self.model = model
+        self.model.train(self.train)
+        if "channels_last" in options:
+            self.model.to(memory_format=torch.channels_last)
+        if "compile" in options:
+            compile_backbone(self.model)
+
+    def make_image(self, batch: int, height: int, width: int) -> Tensor:
+        image = torch.rand(batch, 3, height, width, device=self.device).to(self.dtype)
+        last = "channels_last" in self.options
+        return image.contiguous(memory_format=torch.channels_last) if last else image
+
+    def step(self, image: Tensor) -> None:
+        """Inference, or forward and backward of the mean square of every map."""
+        if not self.train:
+            with torch.inference_mode():
+                self.model(image)
+            return
+        self.model.zero_grad(set_to_none=True)
+        torch.stack([out.square().mean() for out in self.model(image)]).sum().backward()
+
+    def measure(self) -> Figures:
+        """Everything but the times."""
+        figures = self.figures
+        figures.params = sum(p.numel() for p in self.model.parameters())
+        self.step(self.make_image(2, 64, 64))  # what comes once: threads, kernels
+        figures.peak = peak_bytes(lambda: self.step(self.image), self.image)
+        if self.train:
+            figures.kept = kept_bytes(self.model, self.image)
+        self.step(self.image)
+        return figures
+
+    def count(self, network: nn.Module) -> None:
+        """Work and bytes of a network; without running it, which would leave memory behind."""
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with fake, FlopCounterMode(display=False) as counter, torch.no_grad():
+            outputs = network(fake.from_tensor(self.image))
+        moved = [self.image, *outputs, *network.parameters()]
+        passes = 3 if self.train else 1  # the gradients of input and weight are two more
+        self.figures.macs = passes * counter.get_total_flops() // 2
+        self.figures.moved = passes * sum(x.numel() * x.element_size() for x in moved)
 
 
 # Measuring ---------------------------------------------------------------------------------------
 
 
-def infer(model: nn.Module, image: Tensor) -> None:
-    with torch.inference_mode():
-        model(image)
-
-
-def train_step(model: nn.Module, image: Tensor) -> None:
-    """Forward and backward of the mean square of every map."""
-    model.zero_grad(set_to_none=True)
-    torch.stack([out.square().mean() for out in model(image)]).sum().backward()
-
-
-def measure(
-    candidates: Sequence[Candidate],
-    image: Tensor,
-    action: Callable[[nn.Module, Tensor], None],
-    runs: int,
-) -> None:
-    """Fill in the figures of every candidate; the timed runs take turns."""
+def measure(names: Sequence[str], args: argparse.Namespace) -> list[Figures]:
+    """Figures of every candidate, each in a process of its own; the timed runs take turns."""
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        workers: list[tuple[str, Connection]] = []
+        candidates: list[Figures] = []
+        for name in names:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, name, args), daemon=True)
+            process.start()
+            theirs.close()
+            stack.callback(process.join)
+            stack.callback(ours.close)  # before it is waited for: it ends when nobody asks
+            candidates.append(answer_of(name, ours))
+            workers.append((name, ours))
+        rates = {c.dtype: Rates(args.device, DTYPES[c.dtype]) for c in candidates}
+        for _ in range(args.runs):
+            for rate in rates.values():
+                rate.measure()
+            for candidate, (name, worker) in zip(candidates, workers, strict=True):
+                worker.send("again")
+                candidate.times.append(answer_of(name, worker))
     for candidate in candidates:
-        own = image.to(DTYPES[candidate.dtype])
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            outputs = candidate.counted(own)
-        candidate.macs = counter.get_total_flops() // 2
-        moved = [own, *outputs, *candidate.counted.parameters()]
-        candidate.limit = limit(candidate, sum(x.numel() * x.element_size() for x in moved), own)
-        action(candidate.model, own)  # warm, before the memory is looked at
-        if action is train_step:
-            candidate.kept = kept_bytes(candidate.model, own)
-            candidate.limit *= 3  # the gradients of input and weight are two more products
-        candidate.peak = peak_bytes(lambda c=candidate, x=own: action(c.model, x), own)
-    for _ in range(runs):
-        for candidate in candidates:
-            own = image.to(DTYPES[candidate.dtype])
-            candidate.times.append(timed(lambda c=candidate, x=own: action(c.model, x), own))
+        candidate.limit = rates[candidate.dtype].limit(candidate)
+    return candidates
 
 
-def timed(work: Callable[[], None], where: Tensor) -> float:
+def serve(asked: Connection, name: str, args: argparse.Namespace) -> None:
+    """In a candidate's process: its figures, then the milliseconds of a run for each request."""
+    try:
+        candidate = Candidate(name, args)
+        asked.send(candidate.measure())
+        while asked.recv():
+            asked.send(timed(lambda: candidate.step(candidate.image), candidate.image))
+    except EOFError:
+        pass
+    except Exception as error:  # told by the process that asked
+        asked.send(error)
+
+
+def answer_of(name: str, worker: Connection) -> Any:
+    """What a candidate's process answers.
+
+    Raises:
+        UserError: it failed, or it is gone.
+    """
+    try:
+        answer = worker.recv()
+    except EOFError:
+        raise UserError(f"{name}: its process ended, perhaps for want of memory") from None
+    if isinstance(answer, Exception):
+        raise UserError(f"{name}: {describe(answer)}")
+    return answer
+
+
+def timed(work: Callable[[], object], where: Tensor) -> float:
     """Milliseconds of wall time."""
     wait_for(where)
     start = time.perf_counter()
@@ -206,15 +290,27 @@ def wait_for(where: Tensor) -> None:
         torch.cuda.synchronize(where.device)
 
 
-def limit(candidate: Candidate, moved: int, like: Tensor) -> float:
-    """Milliseconds that the multiply-adds, or the bytes that must move, take at the peak rate."""
-    n = 4096 if like.is_cuda else 1024
-    a, b = torch.rand(2, n, n, device=like.device).to(like.dtype)
-    product = min(timed(lambda: torch.mm(a, b), like) for _ in range(10)) / n**3
-    source = torch.empty(2**26, dtype=torch.uint8, device=like.device)
-    target = torch.empty_like(source)
-    copy = min(timed(lambda: target.copy_(source), like) for _ in range(10)) / source.numel()
-    return max(candidate.macs * product, moved * copy)
+class Rates:
+    """Milliseconds of a multiply-add and of a copied byte, the best of all that were measured."""
+
+    def __init__(self, device: str, dtype: torch.dtype) -> None:
+        n = 4096 if device.startswith("cuda") else 1024
+        self.a, self.b = torch.rand(2, n, n, device=device).to(dtype)
+        # The same product as a 1x1 convolution: on a CPU another library makes it.
+        self.image, self.kernel = self.a.t().reshape(1, n, n, 1), self.b.view(n, n, 1, 1)
+        self.source = torch.empty(2**26, dtype=torch.uint8, device=device)
+        self.target = torch.empty_like(self.source)
+        self.product = self.copy = math.inf
+
+    def measure(self) -> None:
+        for work in (lambda: self.a @ self.b, lambda: F.conv2d(self.image, self.kernel)):
+            self.product = min(self.product, timed(work, self.a) / len(self.a) ** 3)
+        copy = timed(lambda: self.target.copy_(self.source), self.source)
+        self.copy = min(self.copy, copy / len(self.source))
+
+    def limit(self, candidate: Figures) -> float:
+        """Milliseconds that the multiply-adds take, or the bytes that must move."""
+        return max(candidate.macs * self.product, candidate.moved * self.copy)
 
 
 def kept_bytes(model: nn.Module, image: Tensor) -> int:
@@ -235,13 +331,31 @@ def kept_bytes(model: nn.Module, image: Tensor) -> int:
 
 
 def peak_bytes(work: Callable[[], None], where: Tensor) -> int:
-    """Memory of a GPU at the highest point of some work, beyond what was taken; 0 on a CPU."""
-    if not where.is_cuda:  # where freed memory stays with the allocator, so that nobody can tell
+    """Memory at the highest point of some work, beyond what was taken before.
+
+    On a GPU what torch asked for; on a CPU what the process holds, which Linux alone tells: 0
+    elsewhere. An allocator keeps what is freed there, so that the first run tells most.
+    """
+    if where.is_cuda:
+        torch.cuda.reset_peak_memory_stats(where.device)
+        before = torch.cuda.memory_allocated(where.device)
+        work()
+        return torch.cuda.max_memory_allocated(where.device) - before
+    if not RESET.exists():
         return 0
-    torch.cuda.reset_peak_memory_stats(where.device)
-    before = torch.cuda.memory_allocated(where.device)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:  # glibc's: hand back what is free, or it would hide what is taken now
+        trim(0)
+    RESET.write_text("5")
+    before = resident_peak()
     work()
-    return torch.cuda.max_memory_allocated(where.device) - before
+    return resident_peak() - before
+
+
+def resident_peak() -> int:
+    """The most bytes that this process held since `RESET`."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 # Telling -----------------------------------------------------------------------------------------
@@ -271,7 +385,7 @@ def cpu_name() -> str:
     return next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "CPU")
 
 
-def report(candidates: Sequence[Candidate], args: argparse.Namespace) -> str:
+def report(candidates: Sequence[Figures], args: argparse.Namespace) -> str:
     """The figures as a table; ratios are to the reference, or to the last candidate."""
     base = next((c for c in candidates if c.name == "reference"), candidates[-1])
     lines = [", ".join(f"{key} {value}" for key, value in setting(args).items()), ""]
