@@ -53,6 +53,8 @@ EXTRAS = {
         "onedl-mmpretrain>=1.3.6",
         "torchvision",
     ],
+    # none of the stacks: what tools/export_onnx.py needs besides one of them
+    "onnx": ["onnx", "onnxruntime", "onnxscript"],
 }
 
 setup(

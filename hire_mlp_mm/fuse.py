@@ -29,11 +29,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .hire_mlp import (
     HEIGHT,
+    WIDTH,
     Block,
     ConvNormAct,
     HireMLPNet,
     RegionBranch,
     Stage,
+    channels_first,
+    channels_last,
     crop_and_unshift,
     shift_and_pad,
 )
@@ -178,13 +181,13 @@ def linear(
 
 def has_onednn(x: Tensor) -> bool:
     """Whether `linear` can hand `x` to oneDNN."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
-        and not x.requires_grad
-    )
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.requires_grad:
+        return False
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if x.dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return x.dtype == torch.float32
 
 
 def batch_linear(x: Tensor, weight: Tensor, start: Tensor) -> Tensor:
@@ -241,7 +244,7 @@ class FusedBranch(nn.Module):
         dim = len(weight) // p
         self.expand = constant(weight.view(dim, p, dim // 2).transpose(0, 1).contiguous(), like)
         self.expand_bias = constant(bias.view(dim, p).t().contiguous(), like)
-        self.axis = branch.axis - 1
+        self.axis = branch.axis
         self.region_size = p
         self.shift = branch.shift
         self.region_padding = branch.region_padding
@@ -254,10 +257,10 @@ class FusedBranch(nn.Module):
         """Tokens of a region side by side: (B, H, W, C) to (B, H / p, W, p * C), or along W."""
         B, H, W, C = x.shape
         p = self.region_size
-        if self.axis == HEIGHT - 1 and not torch.compiler.is_compiling():
+        if self.axis == HEIGHT and not torch.compiler.is_compiling():
             return self.regions_of_rows(x)
         x = shift_and_pad(x, self.axis, p, self.shift, "circular", self.region_padding)
-        if self.axis == HEIGHT - 1:
+        if self.axis == HEIGHT:
             # (B, H', p, W, C) -> (B, H', W, p * C)
             return x.view(B, -1, p, W, C).transpose(2, 3).reshape(B, -1, W, p * C)
         return x.reshape(B, H, -1, p * C)
@@ -327,7 +330,7 @@ class FusedBranch(nn.Module):
             rows = batch_linear(hidden, weight.flatten(1, 2), bias.view(B, 1, p * C))
             # (B, H' * W, p * C) -> (B, H' * p, W, C)
             rows = rows.view(B, regions, W, p, C).transpose(2, 3).reshape(B, regions * p, W, C)
-            return out + crop_and_unshift(rows, 1, self.shift, H)
+            return out + crop_and_unshift(rows, HEIGHT, self.shift, H)
         for k in range(p):
             rows = batch_linear(hidden, weight[:, k], bias[:, k : k + 1]).view(B, regions, W, C)
             for some, places in self.runs(k, H, tokens_at(k, H, p)):
@@ -335,7 +338,7 @@ class FusedBranch(nn.Module):
         return out
 
     def extra_repr(self) -> str:
-        axis = "height" if self.axis == HEIGHT - 1 else "width"
+        axis = "height" if self.axis == HEIGHT else "width"
         return f"axis={axis}, region_size={self.region_size}, shift={self.shift}"
 
 
@@ -421,7 +424,7 @@ class FusedBlock(nn.Module):
 
         # (B, H * W', p * C) -> (B, H, W' * p, C)
         out = batch_linear(width.flatten(1, 2), to_width.flatten(1, 2), width_bias.view(B, 1, -1))
-        out = crop_and_unshift(out.view(B, H, -1, C), 2, self.width.shift, W)
+        out = crop_and_unshift(out.view(B, H, -1, C), WIDTH, self.width.shift, W)
         out = batch_linear(x.view(B, H * W, C), pointwise, out.reshape(B, H * W, C))
         out = self.height.add_rows(out.view(B, H, W, C), height, to_height, height_bias)
         return out if self.folds_proj(H * W) else linear(out, self.proj, self.proj_bias, add=x)
@@ -477,10 +480,10 @@ class FusedStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C, ceil(H / 2), ceil(W / 2)), in channels_last."""
-        x = self.downsample(x).permute(0, 2, 3, 1).contiguous()
+        x = channels_last(self.downsample(x)).contiguous()
         for block in self.blocks:
             x = block(x)
-        return x.permute(0, 3, 1, 2)
+        return channels_first(x)
 
 
 class ScaleShift(nn.Module):

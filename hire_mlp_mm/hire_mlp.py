@@ -4,7 +4,7 @@ Paper: "Hire-MLP: Vision MLP via Hierarchical Rearrangement" (arXiv 2108.13341, 
 Reference code: ggjy/Hire-Wave-MLP.pytorch, `mlp_based/hire_mlp.py` (classifier) and
 `mmseg-v0.11/mmseg/models/backbones/hire_mlp.py` (dense backbone, which adds the output norms).
 
-The network, from the image down (all maps are B, C, H, W)::
+The network, from the image down (all maps are B, C, H, W, in memory B, H, W, C)::
 
     stem                      conv 7x7 stride 4, BN, ReLU
     stages.0..3               each: downsample (not in stage 0), then blocks
@@ -33,13 +33,13 @@ reference               here                  meaning
 `mlp_c`                 `channel`             pointwise branch
 ======================  ====================  ==================================================
 
-Only torch is imported here.
+Only torch is imported here, and what the backward pass does in its own way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 
 import torch
@@ -48,9 +48,11 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .backward import circular_slice, conv_of, conv_of_norm, frozen_statistics
+
 NormLayer = Callable[[int], nn.Module]
 
-HEIGHT, WIDTH = 2, 3  # axes of a (B, C, H, W) map
+HEIGHT, WIDTH = 1, 2  # axes of a (B, H, W, C) map
 SHIFT_PADDINGS = ("circular", "zero")
 REGION_PADDINGS = ("circular", "zero", "replicate")
 
@@ -142,21 +144,6 @@ def resolve_arch(arch: ArchLike) -> Arch:
 # The rearrangement ------------------------------------------------------------------------------
 
 
-def circular_slice(x: Tensor, axis: int, start: int, length: int) -> Tensor:
-    """`length` entries of `x` along `axis` from `start` on, indices modulo its size.
-
-    A view where the entries lie in one run, else one copy; `length` may exceed the size.
-    """
-    size = x.shape[axis]
-    start %= size
-    runs = []
-    while length > 0:
-        run = min(size - start, length)
-        runs.append(x.narrow(axis, start, run))
-        start, length = 0, length - run
-    return runs[0] if len(runs) == 1 else torch.cat(runs, axis)
-
-
 def zero_pad(x: Tensor, axis: int, front: int, back: int) -> Tensor:
     """Zeros before and after `x` along `axis`; a negative number takes entries away."""
     return F.pad(x, (0, 0) * (x.ndim - 1 - axis) + (front, back))
@@ -171,7 +158,7 @@ def shift_and_pad(
     tokens of the *shifted* map.
 
     Args:
-        x: (B, C, H, W).
+        x: (B, H, W, C).
         axis: `HEIGHT` or `WIDTH`.
         region_size: the size along `axis` is rounded up to a multiple of this.
         shift: tokens to shift by.
@@ -230,21 +217,36 @@ def crop_and_unshift(x: Tensor, axis: int, shift: int, size: int) -> Tensor:
     if torch.compiler.is_compiling():  # as in `gather_tokens`
         place = torch.arange(size, device=x.device)
         return x.index_select(axis, (place + shift) % size)
-    return circular_slice(x.narrow(axis, 0, size), axis, shift, size)
+    return circular_slice(x, axis, shift, size, size)
 
 
 def unfold_regions(x: Tensor, axis: int, region_size: int) -> Tensor:
-    """Channels back to tokens: (B, C * p, H / p, W) to (B, C, H, W), or the same along W.
+    """Channels back to tokens: (B, H / p, W, C * p) to (B, H, W, C), or the same along W.
 
     Channel `c * p + k` of a region is channel c of its token k.
     """
-    B, channels, H, W = x.shape
+    B, H, W, channels = x.shape
     C, p = channels // region_size, region_size
+    x = x.view(B, H, W, C, p)
     if axis == HEIGHT:
-        # (B, C, p, H/p, W) -> (B, C, H/p, p, W)
-        return x.view(B, C, p, H, W).transpose(2, 3).reshape(B, C, H * p, W)
-    # (B, C, p, H, W/p) -> (B, C, H, W/p, p)
-    return x.view(B, C, p, H, W).permute(0, 1, 3, 4, 2).reshape(B, C, H, W * p)
+        # (B, H/p, W, C, p) -> (B, H/p, p, W, C)
+        return x.permute(0, 1, 4, 2, 3).reshape(B, H * p, W, C)
+    # (B, H, W/p, C, p) -> (B, H, W/p, p, C)
+    return x.transpose(3, 4).reshape(B, H, W * p, C)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) as (B, H, W, C), a view.
+
+    Tokens are moved in this order, in which the channels of a token are neighbours in memory, so
+    that copies and their gradients have them as neighbours, too.
+    """
+    return x.permute(0, 2, 3, 1)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """(B, H, W, C) as (B, C, H, W), a view."""
+    return x.permute(0, 3, 1, 2)
 
 
 # Modules ----------------------------------------------------------------------------------------
@@ -290,15 +292,18 @@ class RegionBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        size = x.shape[self.axis]
-        x = shift_and_pad(
-            x, self.axis, self.region_size, self.shift, self.shift_padding, self.region_padding
-        )
-        x = self.expand(self.act(self.norm(self.reduce(x))))
-        x = unfold_regions(x, self.axis, self.region_size)
+        size = channels_last(x).shape[self.axis]
+        x = self.expand(self.act(self.norm(conv_of(self.reduce, self.to_regions, x))))
+        x = unfold_regions(channels_last(x), self.axis, self.region_size)
         # As in the reference, a shift that brought in zeros is not undone.
         undone = self.shift if self.shift_padding == "circular" else 0
-        return crop_and_unshift(x, self.axis, undone, size)
+        return channels_first(crop_and_unshift(x, self.axis, undone, size))
+
+    def to_regions(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) shifted, its regions full."""
+        paddings = (self.shift_padding, self.region_padding)
+        x = shift_and_pad(channels_last(x), self.axis, self.region_size, self.shift, *paddings)
+        return channels_first(x)
 
     def extra_repr(self) -> str:
         axis = "height" if self.axis == HEIGHT else "width"
@@ -306,7 +311,7 @@ class RegionBranch(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two 1x1 convolutions with a GELU between them."""
+    """Two 1x1 convolutions with a GELU between them, behind a norm if one is given."""
 
     def __init__(self, dim: int, hidden_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -314,9 +319,10 @@ class Mlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Conv2d(hidden_dim, out_dim, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """(B, dim, H, W) to (B, out_dim, H, W)."""
-        return self.fc2(self.act(self.fc1(x)))
+        hidden = conv_of_norm(self.fc1, norm, x) if norm else self.fc1(x)
+        return conv_of(self.fc2, self.act, hidden)
 
 
 class HireModule(nn.Module):
@@ -347,12 +353,18 @@ class HireModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         branches = (self.height(x), self.width(x), self.channel(x))
-        mean = sum(branch.mean((2, 3), keepdim=True) for branch in branches)
+        means = [channels_last(branch).mean((1, 2)) for branch in branches]
+        mean = torch.stack(means).sum(0)[..., None, None]
         # (B, 3C, 1, 1) -> (B, C, 3) -> (3, B, C, 1, 1): channel outer, branch inner
         gate = self.reweight(mean).reshape(x.shape[0], x.shape[1], 3).softmax(2)
-        height, width, channel = gate.permute(2, 0, 1)[..., None, None]
-        x = torch.addcmul(branches[0] * height, branches[1], width)
-        return self.proj(torch.addcmul(x, branches[2], channel))
+        gates = gate.permute(2, 0, 1)[..., None, None]
+        return conv_of(self.proj, weighted_sum, gates, *branches)
+
+
+def weighted_sum(gates: Tensor, height: Tensor, width: Tensor, channel: Tensor) -> Tensor:
+    """The branches, (B, C, H, W) each, by their gates (3, B, C, 1, 1)."""
+    x = torch.addcmul(height * gates[0], width, gates[1])
+    return torch.addcmul(x, channel, gates[2])
 
 
 class DropPath(nn.Module):
@@ -389,7 +401,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         x = x + self.drop_path(self.token_mixer(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.mlp(x, self.norm2))
 
 
 class ConvNormAct(nn.Module):
@@ -440,28 +452,6 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
         return nullcontext(), frozen_statistics(block)
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
-
-
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm's running statistics as they are.
-
-    Checkpointing runs a block twice; its statistics must see the batch once.
-    """
-    before = [
-        (norm, norm.momentum, norm.num_batches_tracked)
-        for norm in module.modules()
-        if isinstance(norm, _BatchNorm) and norm.num_batches_tracked is not None
-    ]
-    for norm, _, batches in before:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = batches.clone()
-    try:
-        yield
-    finally:
-        for norm, momentum, batches in before:
-            norm.momentum = momentum
-            norm.num_batches_tracked = batches
 
 
 # The network ------------------------------------------------------------------------------------
@@ -547,12 +537,14 @@ class HireMLPNet(nn.Module):
             For each of `out_indices`, (B, C_i, H_i, W_i): H_0 = max(1, (H + 1) // 4), then each
             stage halves, rounding up; the same for W.
         """
-        x = self.stem(x)
+        plain = x.is_contiguous()
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
         outputs = []
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
-                outputs.append(getattr(self, f"norm{i}")(x))
+                out = getattr(self, f"norm{i}")(x)
+                outputs.append(out.contiguous() if plain else out)
         return tuple(outputs)
 
 

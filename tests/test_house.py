@@ -16,7 +16,8 @@ OPENMMLAB = {"mmengine", "mmcv"}
 ALLOWED = {
     "__init__": ({"backbone", "config_names", "layer_decay"}, set()),
     "registry": (set(), {"mmengine"}),
-    "hire_mlp": (set(), {"torch"}),
+    "backward": (set(), {"torch"}),
+    "hire_mlp": ({"backward"}, {"torch"}),
     "fuse": ({"hire_mlp"}, {"torch"}),
     "checkpoint": (set(), {"torch"}),
     "weights": (set(), set()),

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hire_mlp_mm.hire_mlp import HEIGHT, Block, HireMLPNet, HireModule, RegionBranch
+from hire_mlp_mm.hire_mlp import HEIGHT, WIDTH, Block, HireMLPNet, HireModule, Mlp, RegionBranch
+
+AXES = {HEIGHT: 2, WIDTH: 3}  # here maps are (B, C, H, W)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -22,7 +24,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def to_regions(x: Tensor, axis: int, p: int) -> Tensor:
     """Tokens of a region into channels: (B, C, H, W) to (B, C * p, H / p, W), or along W."""
     B, C, H, W = x.shape
-    if axis == HEIGHT:
+    if axis == 2:
         x = x.reshape(B, C, H // p, p, W).permute(0, 1, 3, 2, 4)
         return x.reshape(B, C * p, H // p, W)
     return x.reshape(B, C, H, W // p, p).permute(0, 1, 4, 2, 3).reshape(B, C * p, H, W // p)
@@ -32,18 +34,18 @@ def from_regions(x: Tensor, axis: int, p: int) -> Tensor:
     """The inverse of `to_regions`."""
     B, Cp, H, W = x.shape
     x = x.reshape(B, Cp // p, p, H, W)
-    if axis == HEIGHT:
+    if axis == 2:
         return x.permute(0, 1, 3, 2, 4).reshape(B, Cp // p, H * p, W)
     return x.permute(0, 1, 3, 4, 2).reshape(B, Cp // p, H, W * p)
 
 
 def constant_pad(x: Tensor, axis: int, front: int, back: int, mode: str) -> Tensor:
-    sides = (0, 0, front, back) if axis == HEIGHT else (front, back, 0, 0)
+    sides = (0, 0, front, back) if axis == 2 else (front, back, 0, 0)
     return F.pad(x, sides, mode="constant" if mode == "zero" else mode)
 
 
 def region_branch(x: Tensor, branch: RegionBranch) -> Tensor:
-    axis, p, shift = branch.axis, branch.region_size, branch.shift
+    axis, p, shift = AXES[branch.axis], branch.region_size, branch.shift
     size = x.shape[axis]
     x = x.clone()
     if shift and branch.shift_padding == "circular":
@@ -66,13 +68,17 @@ def hire_module(x: Tensor, mixer: HireModule) -> Tensor:
     width = region_branch(x, mixer.width)
     channel = mixer.channel(x)
     mean = (height + width + channel).flatten(2).mean(2)[..., None, None]
-    gate = mixer.reweight(mean).reshape(B, C, 3).permute(2, 0, 1).softmax(0)[..., None, None]
+    gate = mlp(mean, mixer.reweight).reshape(B, C, 3).permute(2, 0, 1).softmax(0)[..., None, None]
     return mixer.proj(height * gate[0] + width * gate[1] + channel * gate[2])
+
+
+def mlp(x: Tensor, layers: Mlp) -> Tensor:
+    return layers.fc2(F.gelu(layers.fc1(x)))
 
 
 def block(x: Tensor, block: Block) -> Tensor:
     x = x + block.drop_path(hire_module(block.norm1(x), block.token_mixer))
-    return x + block.drop_path(block.mlp(block.norm2(x)))
+    return x + block.drop_path(mlp(block.norm2(x), block.mlp))
 
 
 class ReferenceNet(nn.Module):

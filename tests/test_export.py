@@ -1,0 +1,242 @@
+"""Does an exported file give PyTorch's numbers, for every size, and does a wrong one not stay?"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import _common
+import export_onnx
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from torch.nn import functional as F
+
+from hire_mlp_mm import HireMLP
+from tests.conftest import ROOT
+
+CAN_EXPORT = hasattr(export_onnx.symbolic_shapes, "backed_size_oblivious")
+exports = pytest.mark.skipif(not CAN_EXPORT, reason="torch is too old for sizes that are free")
+
+# Other sizes and batches than the tool's own: smallest, odd, sides far apart.
+IMAGES = ((1, 3, 32, 35), (3, 3, 129, 67), (1, 3, 50, 260))
+FIELDS = dict(region_sizes=(4, 3), shift_periods=(2, 1), shift_steps=(2, 1), mlp_ratios=(2, 2))
+TWO_STAGES = dict(depths=(1, 1), dims=(8, 12), **FIELDS)
+ONE_STAGE = dict(depths=(2,), dims=(8,), **{key: value[:1] for key, value in FIELDS.items()})
+DETECTOR = """
+default_scope = "mmdet"
+model = dict(
+    type="RetinaNet",
+    data_preprocessor=dict(type="DetDataPreprocessor", mean=[1.0, 2.0, 3.0], std=[4.0] * 3),
+    backbone=dict(type="HireMLP", out_indices=(0,), init_cfg=dict(checkpoint="nowhere")),
+)
+"""
+UPERNET = f"""
+_base_ = "{ROOT}/configs/_base_/upernet.py"
+default_scope = "mmseg"
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, **{TWO_STAGES}), out_indices=(0, 1)),
+    decode_head=dict(in_channels=[8, 12], in_index=[0, 1], channels=8, num_classes=5),
+    auxiliary_head=dict(in_channels=12, in_index=1, channels=8, num_classes=5),
+)
+"""
+SEMANTIC_FPN = f"""
+_base_ = "{ROOT}/configs/_base_/semantic_fpn.py"
+default_scope = "mmseg"
+model = dict(
+    backbone=dict(
+        arch=dict(_delete_=True, **{TWO_STAGES}), out_indices=(0, 1), shift_padding="zero",
+        region_padding="replicate",
+    ),
+    neck=dict(in_channels=[8, 12], out_channels=8, num_outs=2),
+    decode_head=dict(
+        in_channels=[8] * 2, in_index=[0, 1], feature_strides=[4, 8], channels=8, num_classes=5,
+        align_corners=True,
+    ),
+)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty folder to export into, with three configs beside it."""
+    config = DETECTOR.replace('type="HireMLP"', f'type="HireMLP", arch={ONE_STAGE}')
+    (tmp_path / "detector.py").write_text(config)
+    (tmp_path / "upernet.py").write_text(UPERNET)
+    (tmp_path / "semantic_fpn.py").write_text(SEMANTIC_FPN)
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "out"
+
+
+def export(monkeypatch, *arguments: object) -> None:
+    """Run the tool in this process."""
+    command = ["export_onnx.py", "--size", "32x64", *map(str, arguments)]
+    monkeypatch.setattr(sys, "argv", command)
+    _common.run(export_onnx.main)
+
+
+def failure(monkeypatch, capsys, *arguments: object) -> tuple[object, str]:
+    """How the tool ends that cannot do what it is asked: (exit status, its last line)."""
+    with pytest.raises(SystemExit) as stop:
+        export(monkeypatch, *arguments)
+    if isinstance(stop.value.code, str):  # what Python prints and makes status 1 of
+        return 1, stop.value.code
+    return stop.value.code, capsys.readouterr().err
+
+
+def randomized(model):
+    """A model with statistics and biases as after training, and its weights in `weights.pth`."""
+    export_onnx.randomize(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    torch.save({"state_dict": model.state_dict()}, "weights.pth")
+    return model.eval().requires_grad_(False)
+
+
+def assert_equal(path: Path, model) -> None:
+    """A file's outputs are the model's, at sizes at which nobody has looked at it."""
+    run = export_onnx.open_file(path)
+    for shape in IMAGES:
+        image = torch.randn(shape)
+        expected = export_onnx.as_sequence(model(image))
+        found = run(image)
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert one.shape == other.shape
+            assert one.numpy() == pytest.approx(other.numpy(), abs=1e-5 * float(other.abs().max()))
+
+
+@exports
+@pytest.mark.parametrize(
+    "paddings", [("circular", "circular"), ("circular", "replicate"), ("zero", "zero")]
+)
+def test_backbone_of_a_detector(paddings, folder, monkeypatch, capsys):
+    paddings = dict(zip(("shift_padding", "region_padding"), paddings, strict=True))
+    model = randomized(HireMLP(ONE_STAGE, out_indices=(0,), **paddings))
+    options = [f"model.backbone.{key}={value}" for key, value in paddings.items()]
+    out = folder / "backbone.onnx"
+    export(monkeypatch, "detector.py", "weights.pth", out, "--cfg-options", *options)
+    assert_equal(out, model)
+    said = capsys.readouterr().out
+    assert said.count("largest relative difference") == 3
+    assert "warning" not in said
+    assert [path.name for path in folder.iterdir()] == ["backbone.onnx"]
+
+
+@exports
+def test_pt2_of_the_inference_form(folder, monkeypatch):
+    model = randomized(HireMLP(ONE_STAGE, out_indices=(0,)))
+    export(monkeypatch, "detector.py", "weights.pth", folder / "backbone.pt2", "--fuse")
+    assert_equal(folder / "backbone.pt2", model)
+
+
+@exports
+@pytest.mark.parametrize("name", ["upernet", "semantic_fpn"])
+def test_segmentor(name, folder, monkeypatch):
+    """Whole, up to what MMSegmentation calls its logits, at the size of the image."""
+    import onnxruntime
+
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = randomized(MODELS.build(Config.fromfile(f"{name}.py").model))
+    out = folder / f"{name}.onnx"
+    export(monkeypatch, f"{name}.py", "weights.pth", out)
+    assert_equal(
+        out, lambda image: model.encode_decode(image, [dict(img_shape=image.shape[2:])])
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(out)
+    assert [one.shape for one in session.get_inputs()] == [["batch", 3, "height", "width"]]
+    assert [one.name for one in session.get_outputs()] == ["logits"]
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts["channels"] == "RGB"
+    assert facts["mean"] == "[123.675, 116.28, 103.53]"
+    assert facts["std"] == "[58.395, 57.12, 57.375]"
+
+
+@exports
+@pytest.mark.parametrize("fault", ["shift", "size"])
+def test_what_fails_the_check_does_not_stay(fault, folder, monkeypatch, capsys):
+    """A difference, a shift left out or a size that the file does not take: status 1, no file."""
+    if fault == "shift":
+        trace = export_onnx.trace
+
+        def trace_without_shift(model, scope):
+            model = copy.deepcopy(model)
+            model.stages[0].blocks[1].token_mixer.height.shift = 0
+            return trace(model, scope)
+
+        monkeypatch.setattr(export_onnx, "trace", trace_without_shift)
+    else:
+        monkeypatch.setattr(export_onnx, "CHECKED", [(1, 3, export_onnx.LEAST - 1, 64)])
+    status, line = failure(monkeypatch, capsys, "detector.py", folder / "backbone.pt2")
+    assert status == 1
+    assert "backbone.pt2 not written: " in line
+    assert ("fails on images" if fault == "size" else "differs from PyTorch's by ") in line
+    assert "\n" not in line
+    assert not list(folder.iterdir())
+
+
+@exports
+def test_random_weights_are_said(folder, monkeypatch, capsys):
+    export(monkeypatch, "upernet.py", folder / "backbone.pt2", "--backbone")
+    assert "warning: no checkpoint given: the weights are random" in capsys.readouterr().out
+    assert len(export_onnx.open_file(folder / "backbone.pt2")(torch.randn(1, 3, 40, 40))) == 2
+
+
+@exports
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nothing.py", "out/a.onnx"], "config nothing.py not found"),
+        (["detector.py", "out/a.onxx"], "out/a.onxx: expected a name that ends in .onnx or .pt2"),
+        (["detector.py", "upernet.py"], "upernet.py: expected a name that ends in .onnx or .pt2"),
+        (["detector.py", "out/b/a.onnx"], "folder out/b not found; make it first"),
+        (["detector.py", "no.pth", "out/a.onnx"], "checkpoint no.pth not found"),
+        (["upernet.py", "detector.py", "out/a.onnx"], "detector.py cannot be read as a torch"),
+        (["other.py", "out/a.onnx"], "model.backbone of other.py is ResNet; expected HireMLP"),
+        (["detector.py", "out/a.onnx", "--size", "16x64"], "--size 16x64: expected height x width"),
+    ],
+)
+def test_errors_are_one_line(arguments, line, folder, monkeypatch, capsys):
+    other = "default_scope = 'mmseg'\nmodel = dict(backbone=dict(type='ResNet'))"
+    Path("other.py").write_text(other)
+    status, said = failure(monkeypatch, capsys, *arguments)
+    assert status == 2
+    assert said.startswith(f"export_onnx.py: error: {line}")
+    assert said.count("\n") == 1
+    assert not list(folder.iterdir())
+
+
+@exports
+def test_says_what_to_install(folder, monkeypatch, capsys):
+    monkeypatch.setattr(export_onnx, "NEEDED", ("onnx", "no_such_runtime"))
+    status, said = failure(monkeypatch, capsys, "detector.py", folder / "a.onnx")
+    assert status == 2
+    assert "error: no_such_runtime not found: pip install onnx no_such_runtime\n" in said
+
+
+@pytest.mark.skipif(CAN_EXPORT, reason="this torch can export")
+def test_an_old_torch_is_an_error(folder, monkeypatch, capsys):
+    status, said = failure(monkeypatch, capsys, "detector.py", folder / "a.onnx")
+    assert status == 2
+    assert f"torch {torch.__version__} cannot export" in said
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7, 13, 64])
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+def test_average_pool(size, bins):
+    x = torch.randn(2, 3, size, 11)
+    expected = F.adaptive_avg_pool2d(x, bins)
+    assert torch.allclose(export_onnx.average_pool(x, bins), expected, atol=1e-6)
+
+
+@exports
+def test_a_file_that_is_there_stays(folder, monkeypatch, capsys):
+    (folder / "a.onnx").write_text("precious")
+    status, said = failure(monkeypatch, capsys, "detector.py", folder / "a.onnx")
+    assert status == 2
+    assert "a.onnx exists already; name a new file" in said
+    assert (folder / "a.onnx").read_text() == "precious"
