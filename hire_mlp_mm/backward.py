@@ -1,132 +1,171 @@
 """What the backward pass does in its own way, to keep and to move less.
 
-Autograd keeps what a convolution read. Where that is cheap to make (a norm, a GELU, a copy of
+Autograd keeps what a convolution read. Where that is cheap to make (BatchNorm, a GELU, a copy of
 shifted tokens, the weighted sum of the branches), `conv_of` keeps what it was made of instead, and
 makes it again. The gradient of a shift is the opposite shift, one copy; from slices put together,
 autograd would fill and add a whole map for each slice.
 
-The numbers are those of the plain operations, which a compiler gets: it finds its own ways.
+The numbers are those of the plain operations. Those stand wherever somebody else has a say: under a
+compiler, a tracer or torch.func, and for layers that are hooked or of another kind.
 
 Only torch is imported here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import Function, once_differentiable
-from torch.func import functional_call
+from torch.autograd import forward_ad
+from torch.autograd.function import Function
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
+from torch.nn.modules import module as modules
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def is_recorded() -> bool:
-    """Whether autograd records what is done now, and neither a compiler nor a tracer does."""
+    """Whether autograd, and it alone, records what is done now."""
     return (
         torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody waits for a module to be called."""
+    kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    return any(getattr(module, f"_{kind}") for kind in kinds) or any(
+        getattr(modules, f"_global_{kind}") for kind in kinds
     )
 
 
 # Recomputing ------------------------------------------------------------------------------------
 
 
-def conv_of(layer: nn.Conv2d, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def conv_of(layer: nn.Module, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """`layer(function(*inputs))`, of which the inputs are kept for the backward pass.
 
     Args:
-        layer: without padding.
-        function: cheap; it is run again in the backward pass, and must give the same then.
+        layer: a convolution.
+        function: cheap and without a state; it is run again in the backward pass.
         inputs: all that has a gradient through `function`.
     """
-    if not is_recorded() or not is_plain(layer):
+    hooked = isinstance(function, nn.Module) and is_hooked(function)
+    if hooked or not is_recorded() or not is_plain(layer):
         return layer(function(*inputs))
-    return ConvOf.apply(layer.stride, function, layer.weight, layer.bias, *inputs)
+    return ConvOf.apply(layer.stride, function, function, layer.weight, layer.bias, *inputs)
 
 
-def conv_of_norm(layer: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """`layer(norm(x))`, of which `x` is kept for the backward pass."""
-    # SyncBatchNorm would have to talk to the other processes again.
-    if not is_recorded() or not is_plain(layer) or isinstance(norm, SyncBatchNorm):
+def conv_of_norm(layer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    """`layer(norm(x))`, of which `x` is kept for the backward pass if the norm is a BatchNorm."""
+    if (
+        not is_recorded()
+        or not is_plain(layer)
+        or type(norm) is not nn.BatchNorm2d  # others may have a state, or talk to other processes
+        or is_hooked(norm)
+    ):
         return layer(norm(x))
-    parameters = dict(norm.named_parameters())
-    first = True
+    eps, of_batch = norm.eps, norm.training or norm.running_mean is None
+    statistics = (None, None) if of_batch else (norm.running_mean, norm.running_var)
 
-    def again(x: Tensor, *values: Tensor) -> Tensor:
-        nonlocal first
-        given = dict(zip(parameters, values, strict=True))
-        if first:
-            first = False
-            return functional_call(norm, given, x)
-        with frozen_statistics(norm):
-            return functional_call(norm, given, x)
+    def again(
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor | None,
+        variance: Tensor | None,
+    ) -> Tensor:
+        return F.batch_norm(x, mean, variance, weight, bias, of_batch, 0.0, eps)
 
-    return conv_of(layer, again, x, *parameters.values())
+    def first(x: Tensor, *_: Tensor | None) -> Tensor:
+        return norm(x)  # which sees the batch
+
+    inputs = (x, norm.weight, norm.bias, *statistics)
+    return ConvOf.apply(layer.stride, first, again, layer.weight, layer.bias, *inputs)
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer may be stepped past: nobody has put another in its place or hooked it."""
-    return type(layer) is nn.Conv2d and not (layer._forward_hooks or layer._forward_pre_hooks)
+    """Whether a layer is a convolution without padding, and may be stepped past."""
+    return (
+        type(layer) is nn.Conv2d
+        and layer.padding == (0, 0)
+        and layer.dilation == (1, 1)
+        and layer.groups == 1
+        and not is_hooked(layer)
+    )
 
 
 class ConvOf(Function):
-    """See `conv_of`."""
+    """See `conv_of`; what gives the convolution's input first may differ from what does again."""
 
     @staticmethod
     def forward(
         ctx: Any,
         stride: tuple[int, int],
-        function: Callable[..., Tensor],
+        first: Callable[..., Tensor],
+        again: Callable[..., Tensor],
         weight: Tensor,
         bias: Tensor | None,
-        *inputs: Tensor,
+        *inputs: Tensor | None,
     ) -> Tensor:
-        ctx.stride, ctx.function = stride, function
+        ctx.stride, ctx.again = stride, again
         ctx.save_for_backward(weight, bias, *inputs)
-        return F.conv2d(function(*inputs), weight, bias, stride)
+        return F.conv2d(first(*inputs), weight, bias, stride)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, bias, *inputs = ctx.saved_tensors
-        needed = ctx.needs_input_grad
+        needed = ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled():  # somebody wants the gradient's gradient
+            out = F.conv2d(ctx.again(*inputs), weight, bias, ctx.stride)
+            return None, None, None, *gradients(out, (weight, bias, *inputs), needed, grad, True)
+        inputs = [
+            x if x is None else x.detach().requires_grad_(need)
+            for x, need in zip(inputs, needed[2:], strict=True)
+        ]
         with torch.enable_grad():
-            inputs = [
-                x.detach().requires_grad_(need) for x, need in zip(inputs, needed[4:], strict=True)
-            ]
-            middle = ctx.function(*inputs)
+            middle = ctx.again(*inputs)
         # Under autocast the convolution ran in the type of its output.
-        grads = torch.ops.aten.convolution_backward(
+        to_middle, to_weight, to_bias = torch.ops.aten.convolution_backward(
             grad,
             middle.detach().to(grad.dtype),
             weight.to(grad.dtype),
             None if bias is None else list(bias.shape),
             ctx.stride,
-            [0, 0],
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-            [any(needed[4:]), needed[2], needed[3]],
+            [0, 0],  # padding
+            [1, 1],  # dilation
+            False,  # transposed
+            [0, 0],  # output padding
+            1,  # groups
+            [any(needed[2:]), needed[0], needed[1]],
         )
-        leaves = [x for x in inputs if x.requires_grad]
-        found = iter(
-            torch.autograd.grad(middle, leaves, grads[0].to(middle.dtype)) if leaves else ()
-        )
-        to_weight = grads[1].to(weight.dtype) if needed[2] else None
-        to_bias = grads[2].to(bias.dtype) if needed[3] else None
-        return (
-            None,
-            None,
-            to_weight,
-            to_bias,
-            *(next(found) if x.requires_grad else None for x in inputs),
-        )
+        to_weight = to_weight.to(weight.dtype) if needed[0] else None
+        to_bias = to_bias.to(bias.dtype) if needed[1] else None
+        if any(needed[2:]):
+            to_middle = to_middle.to(middle.dtype)
+            to_inputs = gradients(middle, inputs, needed[2:], to_middle, False)
+        else:
+            to_inputs = [None] * len(inputs)
+        return None, None, None, to_weight, to_bias, *to_inputs
+
+
+def gradients(
+    out: Tensor,
+    inputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    grad: Tensor,
+    create_graph: bool,
+) -> list[Tensor | None]:
+    """Gradients of those inputs that need one, None for the others."""
+    wanted = [x for x, need in zip(inputs, needed, strict=True) if need and x is not None]
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph))
+    return [next(found) if need else None for need in needed]
 
 
 @contextmanager
@@ -159,7 +198,8 @@ def circular_slice(
 ) -> Tensor:
     """`length` entries of `x` along `axis` from `start` on, indices modulo `size`.
 
-    A view where the entries lie in one run, else one copy; `length` may exceed the size.
+    All of `x` is `x` itself. Else one copy, or a view where the entries lie in one run and nobody
+    records; `length` may exceed the size.
 
     Args:
         size: entries of `x` that count, those before this; all of them if None.
@@ -168,7 +208,7 @@ def circular_slice(
     start %= size
     if start == 0 and length == size == x.shape[axis]:
         return x
-    if not is_recorded():
+    if not is_recorded() or not x.requires_grad:
         return join_runs(x, axis, start, length, size)
     return CircularSlice.apply(x, axis, start, length, size)
 
@@ -199,10 +239,13 @@ class CircularSlice(Function):
         return out.clone() if out._is_view() else out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         axis, start, length, size = ctx.place
         total = ctx.shape[axis]
+        if torch.is_grad_enabled():  # somebody wants the gradient's gradient
+            places = (torch.arange(length, device=grad.device) + start) % size
+            zeros = grad.new_zeros(ctx.shape)
+            return zeros.index_add(axis, places, grad), None, None, None, None
         out = grad.new_empty(ctx.shape)
         once = min(length, size)  # the entries that are the first to land on their place
         if once < size:

@@ -38,6 +38,7 @@ from .hire_mlp import (
     channels_first,
     channels_last,
     crop_and_unshift,
+    is_channels_last,
     shift_and_pad,
 )
 
@@ -51,7 +52,7 @@ def fuse(model: nn.Module) -> nn.Module:
     Equal to `model.eval()` up to rounding, for images of any size. It has no BatchNorm, stays in
     evaluation mode whatever `train()` says, and its weights need no gradients. It runs in the type
     of its weights (`.bfloat16()`, `.half()`), autocast or not; outputs have the type and the memory
-    format of the image.
+    format of the image (contiguous, unless that is channels last).
 
     Args:
         model: a `HireMLP`, or a detector, segmentor or classifier with such backbones.
@@ -154,7 +155,7 @@ def linear(
     act: str = "none",
     add: Tensor | None = None,
 ) -> Tensor:
-    """`act(x @ weight.T + bias) + add`, by oneDNN where that is at hand.
+    """`act(x @ weight.T + bias)`, or the product plus `add`, by oneDNN where that is at hand.
 
     Torch takes MKL for a float32 product on a CPU; oneDNN is faster on other CPUs than Intel's,
     adds and activates on the way.
@@ -163,9 +164,10 @@ def linear(
         x: (..., K).
         weight: (N, K).
         bias: (N,).
-        act: `none`, `relu` or `gelu`.
+        act: `none`, `relu` or `gelu`; not together with `add`.
         add: (..., N).
     """
+    assert act == "none" or add is None
     if has_onednn(x):
         op = torch.ops.mkldnn._linear_pointwise
         if add is not None:
@@ -183,7 +185,7 @@ def has_onednn(x: Tensor) -> bool:
     """Whether `linear` can hand `x` to oneDNN."""
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.requires_grad:
         return False
-    if not torch.backends.mkldnn.is_available():
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
     if x.dtype == torch.bfloat16:
         return torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -273,13 +275,13 @@ class FusedBranch(nn.Module):
         out = x.new_empty(B, regions, W, p, C)
         for k in range(p):
             count = regions if self.region_padding == "circular" else tokens_at(k, H, p)
-            for some, rows in self.runs(k, H, count):
+            for some, rows in self.places(k, H, count):
                 out[:, some, :, k] = x[:, rows]
             if count < regions:
                 out[:, -1, :, k] = x[:, (H - 1 - self.shift) % H]
         return out.flatten(3)
 
-    def runs(self, k: int, size: int, count: int) -> Iterator[tuple[slice, slice]]:
+    def places(self, k: int, size: int, count: int) -> Iterator[tuple[slice, slice]]:
         """Where token k of the first `count` regions lies in the map.
 
         Yields:
@@ -333,8 +335,8 @@ class FusedBranch(nn.Module):
             return out + crop_and_unshift(rows, HEIGHT, self.shift, H)
         for k in range(p):
             rows = batch_linear(hidden, weight[:, k], bias[:, k : k + 1]).view(B, regions, W, C)
-            for some, places in self.runs(k, H, tokens_at(k, H, p)):
-                out[:, places].add_(rows[:, some])
+            for some, rows_of in self.places(k, H, tokens_at(k, H, p)):
+                out[:, rows_of].add_(rows[:, some])
         return out
 
     def extra_repr(self) -> str:
@@ -544,5 +546,5 @@ class FusedHireMLP(nn.Module):
             x = stage(x)
             if i in self.out_indices:
                 out = getattr(self, f"norm{i}")(x).to(image.dtype)
-                outputs.append(out.contiguous() if image.is_contiguous() else out)
+                outputs.append(out if is_channels_last(image) else out.contiguous())
         return tuple(outputs)

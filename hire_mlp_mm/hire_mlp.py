@@ -48,7 +48,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .backward import circular_slice, conv_of, conv_of_norm, frozen_statistics
+from .backward import circular_slice, conv_of, conv_of_norm, frozen_statistics, is_hooked
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -220,19 +220,17 @@ def crop_and_unshift(x: Tensor, axis: int, shift: int, size: int) -> Tensor:
     return circular_slice(x, axis, shift, size, size)
 
 
-def unfold_regions(x: Tensor, axis: int, region_size: int) -> Tensor:
+def unfold_regions(x: Tensor, axis: int, region_size: int, channels: int = 3) -> Tensor:
     """Channels back to tokens: (B, H / p, W, C * p) to (B, H, W, C), or the same along W.
 
     Channel `c * p + k` of a region is channel c of its token k.
+
+    Args:
+        channels: the axis of the channels; 1 for a map (B, C * p, H / p, W), whose H is axis 2.
     """
-    B, H, W, channels = x.shape
-    C, p = channels // region_size, region_size
-    x = x.view(B, H, W, C, p)
-    if axis == HEIGHT:
-        # (B, H/p, W, C, p) -> (B, H/p, p, W, C)
-        return x.permute(0, 1, 4, 2, 3).reshape(B, H * p, W, C)
-    # (B, H, W/p, C, p) -> (B, H, W/p, p, C)
-    return x.transpose(3, 4).reshape(B, H, W * p, C)
+    # (B, H/p, W, C * p) -> (B, H/p, W, C, p) -> (B, H/p, p, W, C) -> (B, H, W, C)
+    x = x.unflatten(channels, (-1, region_size)).movedim(channels + 1, axis + 1)
+    return x.flatten(axis, axis + 1)
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -292,18 +290,24 @@ class RegionBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        size = channels_last(x).shape[self.axis]
+        size = x.shape[self.axis + 1]
         x = self.expand(self.act(self.norm(conv_of(self.reduce, self.to_regions, x))))
-        x = unfold_regions(channels_last(x), self.axis, self.region_size)
         # As in the reference, a shift that brought in zeros is not undone.
         undone = self.shift if self.shift_padding == "circular" else 0
+        if (
+            torch.compiler.is_compiling()
+        ):  # inductor lays maps out by itself, and fails on views of symbolic sizes
+            x = unfold_regions(x, self.axis + 1, self.region_size, channels=1)
+            return crop_and_unshift(x, self.axis + 1, undone, size)
+        x = unfold_regions(channels_last(x), self.axis, self.region_size)
         return channels_first(crop_and_unshift(x, self.axis, undone, size))
 
     def to_regions(self, x: Tensor) -> Tensor:
         """(B, C, H, W) shifted, its regions full."""
-        paddings = (self.shift_padding, self.region_padding)
-        x = shift_and_pad(channels_last(x), self.axis, self.region_size, self.shift, *paddings)
-        return channels_first(x)
+        how = (self.region_size, self.shift, self.shift_padding, self.region_padding)
+        if torch.compiler.is_compiling():
+            return shift_and_pad(x, self.axis + 1, *how)
+        return channels_first(shift_and_pad(channels_last(x), self.axis, *how))
 
     def extra_repr(self) -> str:
         axis = "height" if self.axis == HEIGHT else "width"
@@ -321,7 +325,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """(B, dim, H, W) to (B, out_dim, H, W)."""
-        hidden = conv_of_norm(self.fc1, norm, x) if norm else self.fc1(x)
+        hidden = self.fc1(x) if norm is None else conv_of_norm(self.fc1, norm, x)
         return conv_of(self.fc2, self.act, hidden)
 
 
@@ -401,6 +405,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         x = x + self.drop_path(self.token_mixer(self.norm1(x)))
+        if type(self.mlp) is not Mlp or is_hooked(self.mlp):
+            return x + self.drop_path(self.mlp(self.norm2(x)))
         return x + self.drop_path(self.mlp(x, self.norm2))
 
 
@@ -537,7 +543,7 @@ class HireMLPNet(nn.Module):
             For each of `out_indices`, (B, C_i, H_i, W_i): H_0 = max(1, (H + 1) // 4), then each
             stage halves, rounding up; the same for W.
         """
-        plain = x.is_contiguous()
+        plain = not is_channels_last(x)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         outputs = []
         for i, stage in enumerate(self.stages):
@@ -546,6 +552,12 @@ class HireMLPNet(nn.Module):
                 out = getattr(self, f"norm{i}")(x)
                 outputs.append(out.contiguous() if plain else out)
         return tuple(outputs)
+
+
+def is_channels_last(image: Tensor) -> bool:
+    """Whether an image batch (B, C, H, W) lies in memory as (B, H, W, C), and only so."""
+    last = image.is_contiguous(memory_format=torch.channels_last)
+    return last and not image.is_contiguous()
 
 
 def init_module(module: nn.Module) -> None:

@@ -15,6 +15,10 @@ from torch.nn import functional as F
 
 from hire_mlp_mm.backward import circular_slice, conv_of, conv_of_norm
 from hire_mlp_mm.hire_mlp import ARCHS, HireMLPNet
+from tests.conftest import NANO
+
+SHALLOW = dict(depths=(2,), dims=(8,), region_sizes=(4,), shift_periods=(2,), shift_steps=(2,),
+               mlp_ratios=(4,))  # fmt: skip
 
 
 def gradients(out, *leaves):
@@ -41,7 +45,7 @@ def test_gradient_of_a_circular_slice(total, ignored, start, length, axis):
     torch.testing.assert_close(gradients(ours, x), gradients(plain, x))
 
 
-@pytest.mark.parametrize("frozen", [(), ("weight",), ("weight", "bias"), ("x",)])
+@pytest.mark.parametrize("frozen", [(), ("weight",), ("weight", "bias"), ("x",), ("x", "y")])
 @pytest.mark.parametrize("bias", [True, False])
 def test_conv_of(bias, frozen):
     layer = nn.Conv2d(6, 4, (2, 1), stride=(2, 1), bias=bias).double()
@@ -110,19 +114,86 @@ def test_a_fifth_of_them_with_recomputed_blocks():
     assert kept_bytes(network, x) < 0.2 * kept_bytes(ReferenceNet(network), x)
 
 
-@pytest.mark.parametrize("with_cp", [False, True])
-def test_gradients_under_autocast_are_close_to_those_without(with_cp):
-    network = HireMLPNet("tiny", with_cp=with_cp).train()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_under_autocast_are_those_of_the_plain_operations(dtype, monkeypatch):
+    network = HireMLPNet(NANO).train()
     x = torch.rand(2, 3, 64, 96)
-    found = {}
-    for enabled in (False, True):
-        parameters = dict(network.named_parameters())
+    found = []
+    for recorded in (True, False):
+        if not recorded:
+            monkeypatch.setattr("hire_mlp_mm.backward.is_recorded", lambda: False)
         network.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        with torch.autocast("cpu", dtype):
             outputs = network(x)
-        sum((out.float() ** 2).mean() for out in outputs).backward()
-        found[enabled] = {name: p.grad.clone() for name, p in parameters.items()}
-        assert all(p.grad.dtype == torch.float32 for p in parameters.values())
-    whole = {k: torch.cat([g.flatten() for g in v.values()]) for k, v in found.items()}
-    cosine = F.cosine_similarity(whole[False], whole[True], 0)
-    assert cosine > 0.99
+        torch.manual_seed(1)
+        sum((out.float() * torch.randn(out.shape)).sum() for out in outputs).backward()
+        found.append({name: p.grad.clone() for name, p in network.named_parameters()})
+    for name, ours in found[0].items():
+        assert ours.dtype == torch.float32
+        assert F.cosine_similarity(ours.flatten(), found[1][name].flatten(), 0) > 0.99, name
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_mode_counts_in_which_a_norm_ran(training):
+    norm, layer = nn.BatchNorm2d(6).double(), nn.Conv2d(6, 4, 1).double()
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    theirs = copy.deepcopy(norm).train(training)
+    norm.train(training)
+    x = torch.randn(2, 6, 8, 5, dtype=torch.float64, requires_grad=True)
+    ours, plain = conv_of_norm(layer, norm, x), layer(theirs(x))
+    norm.train(not training)
+    torch.testing.assert_close(gradients(ours, x, norm.weight)[0], gradients(plain, x)[0])
+
+
+def test_a_replica_whose_parameters_are_no_parameters():
+    """As DataParallel makes them."""
+    norm, layer = nn.BatchNorm2d(6).double(), nn.Conv2d(6, 4, 1).double()
+    replica = norm._replicate_for_data_parallel()
+    for name, parameter in norm.named_parameters():
+        setattr(replica, name, parameter * 1.0)
+    x = torch.randn(2, 6, 8, 5, dtype=torch.float64)
+    ours = gradients(conv_of_norm(layer, replica, x), norm.weight, norm.bias)
+    plain = gradients(layer(norm(x)), norm.weight, norm.bias)
+    torch.testing.assert_close(ours, plain)
+
+
+def test_other_norms_run_once():
+    class Counting(nn.BatchNorm2d):
+        runs = 0
+
+        def forward(self, x):
+            self.runs += 1
+            return super().forward(x)
+
+    norm, layer = Counting(6), nn.Conv2d(6, 4, 1)
+    conv_of_norm(layer, norm, torch.rand(2, 6, 3, 3, requires_grad=True)).sum().backward()
+    assert norm.runs == 1
+
+
+def test_gradient_of_the_gradient():
+    network = HireMLPNet(SHALLOW, out_indices=(0,)).double().train()
+    x = torch.randn(1, 3, 28, 36, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn_like(x)
+
+    def second(x):
+        (out,) = network(x)
+        (first,) = torch.autograd.grad(torch.sin(out).sum(), x, create_graph=True)
+        (result,) = torch.autograd.grad((first * direction).sum(), x)
+        return result
+
+    ours = second(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hire_mlp_mm.backward.is_recorded", lambda: False)
+        torch.testing.assert_close(ours, second(x))
+
+
+def test_functional_gradients():
+    network = HireMLPNet(SHALLOW, out_indices=(0,)).eval()
+    x = torch.randn(1, 3, 28, 36)
+    ours = torch.func.grad(lambda x: network(x)[0].sum())(x)
+    x.requires_grad_()
+    torch.testing.assert_close(ours, gradients_of_sum(network, x))
+
+
+def gradients_of_sum(network, x):
+    return torch.autograd.grad(network(x)[0].sum(), x)[0]

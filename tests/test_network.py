@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from benchmark import kept_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -190,18 +191,6 @@ def test_recomputed_blocks_change_nothing_but_memory():
         assert torch.equal(a.grad, b.grad), name
     for (name, a), b in zip(plain.named_buffers(), cheap.buffers(), strict=True):
         assert torch.equal(a, b), name
-
-
-def kept_bytes(model: nn.Module, x: torch.Tensor) -> int:
-    kept = {}
-
-    def pack(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(x)
-    return sum(kept.values())
 
 
 def test_recomputed_blocks_keep_less():

@@ -126,23 +126,32 @@ def test_detector_trains_dies_resumes_and_is_tested(shapes, tmp_path, run_tool):
 
 
 @pytest.mark.timeout(600)
-def test_fused_detector_has_the_same_figures(shapes, tmp_path, run_tool):
+def test_other_forms_of_a_detector_have_the_same_figures(shapes, tmp_path, run_tool):
     train = ["tools/train.py", DETECTION, "--work-dir", tmp_path / "train", *options(30, 30)]
     done = run_tool(*train, env=shapes)
     assert done.returncode == 0, done.stderr
-    figures, scores = [], []
-    for name, flags in (("plain", []), ("fused", ["--fuse"])):
+    figures, scores = {}, {}
+    forms = {
+        "plain": [],
+        "fused": ["--fuse", "--channels-last"],
+        "bfloat16": ["--backbone-dtype", "bfloat16"],
+        "fused bfloat16": ["--fuse", "--backbone-dtype", "bfloat16"],
+    }
+    for name, flags in forms.items():
         test = ["tools/test.py", DETECTION, tmp_path / "train/iter_30.pth", *flags]
         out = tmp_path / f"{name}.pkl"
         done = run_tool(*test, "--work-dir", tmp_path / name, "--out", out, env=shapes)
         assert done.returncode == 0, done.stderr
-        figures.append(metrics(tmp_path / name))
+        figures[name] = metrics(tmp_path / name)
         predictions = pickle.loads(out.read_bytes())
-        scores.append(torch.cat([one["pred_instances"]["scores"] for one in predictions]))
-    for name in ("coco/bbox_mAP", "coco/segm_mAP"):
-        assert figures[1][name] == pytest.approx(figures[0][name], abs=1e-3), name
-    assert len(scores[0]) > 0
-    assert scores[1].numpy() == pytest.approx(scores[0].numpy(), rel=1e-3)
+        scores[name] = torch.cat([one["pred_instances"]["scores"] for one in predictions])
+    plain = figures.pop("plain")
+    for name, found in figures.items():
+        within = 0.02 if "bfloat16" in name else 1e-3
+        for metric in ("coco/bbox_mAP", "coco/segm_mAP"):
+            assert found[metric] == pytest.approx(plain[metric], abs=within), (name, metric)
+    assert len(scores["plain"]) > 0
+    assert scores["fused"].numpy() == pytest.approx(scores["plain"].numpy(), rel=1e-3)
     test = ["tools/test.py", DETECTION, tmp_path / "train/iter_30.pth"]
     zero = ["--fuse", "--cfg-options", "model.backbone.shift_padding=zero"]
     done = run_tool(*test, *zero, "--work-dir", tmp_path / "zero", env=shapes)

@@ -22,7 +22,6 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner import checkpoint as runner_checkpoint
-from torch import nn
 
 from hire_mlp_mm import mmcv_ops  # before mmdet is imported, which needs mmcv's ops
 from hire_mlp_mm.checkpoint import CheckpointError, first_line
@@ -50,6 +49,16 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         default={},
         metavar="KEY=VALUE",
         help="override settings of the config, such as model.backbone.init_cfg=None",
+    )
+    parser.add_argument(
+        "--compile-backbone",
+        action="store_true",
+        help="compile the backbone's blocks, once for images of any size",
+    )
+    parser.add_argument(
+        "--channels-last",
+        action="store_true",
+        help="hand maps on with their channels last in memory, to neck and heads, too",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -149,11 +158,6 @@ def join_processes_on_cpu(cfg: Config) -> None:
         broadcast_buffers=False,
         find_unused_parameters=cfg.get("find_unused_parameters", False),
     )
-
-
-def compile_backbone(backbone: nn.Module) -> None:
-    """Compile a backbone in place, once for images of any size."""
-    backbone.compile(fullgraph=True, dynamic=True)
 
 
 def check_file(path: str, what: str) -> None:

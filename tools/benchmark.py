@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import UserError, compile_backbone, describe, run
+from _backbone import DTYPES, compile_blocks
+from _common import UserError, describe, run
 from mmengine.registry import MODELS, DefaultScope
 from reference_net import ReferenceNet
 from torch import Tensor, nn
@@ -46,7 +47,6 @@ from hire_mlp_mm import HireMLP
 from hire_mlp_mm.fuse import fuse
 from hire_mlp_mm.hire_mlp import ARCHS
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FORMS = ("plain", "fused")
 OPTIONS = ("cp", "channels_last", "compile")
 # Writing 5 here makes Linux forget the process's highest memory.
@@ -145,6 +145,8 @@ def parse_name(name: str, train: bool) -> tuple[str, list[str], str]:
         )
     if train and (form == "fused" or dtype != "float32"):
         raise UserError(f"--train {name}: expected a form that trains, in float32")
+    if "compile" in options and form not in FORMS:
+        raise UserError(f"{name}: +compile is for {' and '.join(FORMS)}")
     if "cp" in options and (form != "plain" or not train):
         raise UserError(f"{name}: +cp is for plain, with --train")
     return form, options, dtype
@@ -179,7 +181,7 @@ class Candidate:
         if "channels_last" in options:
             self.model.to(memory_format=torch.channels_last)
         if "compile" in options:
-            compile_backbone(self.model)
+            compile_blocks(self.model)
 
     def make_image(self, batch: int, height: int, width: int) -> Tensor:
         image = torch.rand(batch, 3, height, width, device=self.device).to(self.dtype)
@@ -199,7 +201,10 @@ class Candidate:
         """Everything but the times."""
         figures = self.figures
         figures.params = sum(p.numel() for p in self.model.parameters())
-        self.step(self.make_image(2, 64, 64))  # what comes once: threads, kernels
+        # What comes once: threads, kernels, a compiler's work.
+        self.step(self.make_image(len(self.image), 64, 64))
+        if "compile" in self.options:
+            self.step(self.image)
         figures.peak = peak_bytes(lambda: self.step(self.image), self.image)
         if self.train:
             figures.kept = kept_bytes(self.model, self.image)
@@ -240,8 +245,7 @@ def measure(names: Sequence[str], args: argparse.Namespace) -> list[Figures]:
             for rate in rates.values():
                 rate.measure()
             for candidate, (name, worker) in zip(candidates, workers, strict=True):
-                worker.send("again")
-                candidate.times.append(answer_of(name, worker))
+                candidate.times.append(answer_of(name, worker, ask=True))
     for candidate in candidates:
         candidate.limit = rates[candidate.dtype].limit(candidate)
     return candidates
@@ -257,21 +261,23 @@ def serve(asked: Connection, name: str, args: argparse.Namespace) -> None:
     except EOFError:
         pass
     except Exception as error:  # told by the process that asked
-        asked.send(error)
+        asked.send(describe(error))
 
 
-def answer_of(name: str, worker: Connection) -> Any:
-    """What a candidate's process answers.
+def answer_of(name: str, worker: Connection, ask: bool = False) -> Any:
+    """What a candidate's process says next, once it is asked.
 
     Raises:
         UserError: it failed, or it is gone.
     """
     try:
+        if ask:
+            worker.send("again")
         answer = worker.recv()
-    except EOFError:
+    except (EOFError, OSError):
         raise UserError(f"{name}: its process ended, perhaps for want of memory") from None
-    if isinstance(answer, Exception):
-        raise UserError(f"{name}: {describe(answer)}")
+    if isinstance(answer, str):
+        raise UserError(f"{name}: {answer}")
     return answer
 
 

@@ -4,6 +4,7 @@
 python tools/test.py configs/cascade_mask_rcnn_hire_s_coco.py CHECKPOINT
 python tools/test.py configs/upernet_hire_s_ade20k.py CHECKPOINT --tta     # multi-scale mIoU
 python tools/test.py CONFIG CHECKPOINT --fuse    # same figures, faster: BatchNorm folded
+python tools/test.py CONFIG CHECKPOINT --fuse --backbone-dtype bfloat16
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import zipfile
 
 import torch
+from _backbone import DTYPES, BackboneHook
 from _common import (
     UserError,
     build_runner,
@@ -24,12 +26,9 @@ from _common import (
     run,
 )
 from mmengine.config import Config, ConfigDict
-from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
-
-from hire_mlp_mm.fuse import fuse
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,6 +38,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--show-dir", metavar="DIR", help="draw the predictions into a folder")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
     parser.add_argument("--fuse", action="store_true", help="test the exact inference form")
+    parser.add_argument(
+        "--backbone-dtype",
+        choices=["bfloat16", "float16"],
+        help="type that the backbone computes in",
+    )
     return parser.parse_args()
 
 
@@ -92,19 +96,6 @@ def check_checkpoint(runner: Runner, path: str) -> None:
         )
 
 
-class FuseHook(Hook):
-    """Puts the model's exact inference form in its place, once the weights are loaded."""
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        holder, name = runner, "model"
-        while is_model_wrapper(getattr(holder, name)):
-            holder, name = getattr(holder, name), "module"
-        try:
-            setattr(holder, name, fuse(getattr(holder, name)))
-        except ValueError as error:
-            raise UserError(f"--{error}") from error
-
-
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
@@ -125,8 +116,11 @@ def main() -> None:
         # MMDetection's dump packs masks; the others dump their data samples as they are.
         dump = "mmdet.DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
         runner.test_evaluator.metrics.append(METRICS.build(dict(type=dump, out_file_path=args.out)))
-    if args.fuse:
-        runner.register_hook(FuseHook(), priority="LOWEST")  # after an average's weights come in
+    dtype = DTYPES[args.backbone_dtype] if args.backbone_dtype else None
+    if args.fuse or dtype or args.channels_last or args.compile_backbone:
+        runner.register_hook(
+            BackboneHook(args.fuse, dtype, args.channels_last, args.compile_backbone)
+        )
     runner.test()
 
 

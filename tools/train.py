@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+from _backbone import BackboneHook
 from _common import (
     UserError,
     build_runner,
@@ -25,6 +26,9 @@ from mmengine.device import get_device
 def parse_args() -> argparse.Namespace:
     parser = make_parser("Train a detector, segmentor or classifier.")
     parser.add_argument("--amp", action="store_true", help="mixed precision, on a GPU")
+    parser.add_argument(
+        "--amp-dtype", choices=["float16", "bfloat16"], default="float16", help="type of --amp"
+    )
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -51,6 +55,7 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
             raise UserError("--amp needs a GPU, and none was found; leave it out")
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+        cfg.optim_wrapper.dtype = args.amp_dtype
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise UserError(f"--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size")
@@ -67,7 +72,10 @@ def main() -> None:
     cfg = load_config(args)
     apply_options(cfg, args)
     check_data(cfg, ("train", "val"))
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    if args.channels_last or args.compile_backbone:
+        runner.register_hook(BackboneHook(False, None, args.channels_last, args.compile_backbone))
+    runner.train()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""Do compiled, bfloat16 and channels-last backbones give the plain one's numbers?"""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from _backbone import BackboneHook, compile_blocks, run_in, use_channels_last
+from _common import UserError
+from torch import nn
+
+from hire_mlp_mm import HireMLP
+from hire_mlp_mm.fuse import fuse
+from tests.conftest import NANO
+from tests.test_fuse import largest_error
+from tests.test_network import randomised
+
+SHALLOW = dict(depths=(2,), dims=(16,), region_sizes=(4,), shift_periods=(2,), shift_steps=(2,),
+               mlp_ratios=(4,))  # fmt: skip
+SIZES = [(2, 3, 65, 99), (3, 3, 97, 131), (2, 3, 113, 75)]
+
+
+def gradient(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    model.zero_grad()
+    sum((out**2).mean() for out in model(x)).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("form", ["plain", "fused", "trained"])
+def test_blocks_compiled_once_for_all_sizes(form):
+    plain = randomised(HireMLP(SHALLOW, out_indices=(0,))).float()
+    plain.train(form == "trained")
+    compiled = fuse(plain) if form == "fused" else copy.deepcopy(plain)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compile_blocks(compiled)
+    graphs = []
+    for size in SIZES:
+        x = torch.randn(size)
+        with torch.set_grad_enabled(form == "trained"):
+            assert largest_error(compiled(x), plain(x)) < 1e-5
+            if form == "trained":
+                ours, theirs = gradient(compiled, x), gradient(plain, x)
+                assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] == 2  # one for each shift
+    # In training inductor tells maps whose regions are full from others.
+    assert graphs[2] == graphs[1] <= (4 if form == "trained" else 2)
+
+
+def test_compiled_blocks_cannot_be_recomputed():
+    with pytest.raises(UserError, match="expected with_cp=False"):
+        compile_blocks(HireMLP(NANO, with_cp=True))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_are_close_and_come_out_in_float32(dtype, fused):
+    plain = randomised(HireMLP(NANO)).float()
+    half = fuse(plain) if fused else copy.deepcopy(plain)
+    run_in(half, dtype)
+    x = torch.randn(2, 3, 97, 131)
+    with torch.no_grad():
+        ours, theirs = half(x), plain(x)
+    assert all(out.dtype == torch.float32 for out in ours)
+    assert 1e-5 < largest_error(ours, theirs) < 0.1
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_channels_last(fused):
+    plain = randomised(HireMLP(NANO)).float()
+    last = fuse(plain) if fused else copy.deepcopy(plain)
+    use_channels_last(last)
+    x = torch.randn(2, 3, 97, 131)
+    with torch.no_grad():
+        ours, theirs = last(x), plain(x)
+    assert all(out.is_contiguous(memory_format=torch.channels_last) for out in ours)
+    assert all(out.is_contiguous() for out in theirs)
+    assert largest_error(ours, theirs) < 1e-5
+
+
+def test_a_model_without_hire_mlp_is_told_so():
+    hook = BackboneHook(fused=False, dtype=None, channels_last=True, compiled=False)
+    with pytest.raises(UserError, match="no HireMLP in Sequential; expected a model with one"):
+        hook.before_train(SimpleNamespace(model=nn.Sequential(nn.Conv2d(3, 3, 1))))
