@@ -107,6 +107,7 @@ class BackboneHook(Hook):
         if self.fused:
             try:
                 setattr(holder, name, fuse(getattr(holder, name)))
+                runner.logger.info("testing the exact inference form: BatchNorm is folded")
             except ValueError as error:
                 raise UserError(f"--{error}") from error
         model = getattr(holder, name)

@@ -53,7 +53,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--compile-backbone",
         action="store_true",
-        help="compile the backbone's blocks, once for images of any size",
+        help="compile the backbone's blocks; for training on crops of one size, as every height "
+        "takes graphs of its own there",
     )
     parser.add_argument(
         "--channels-last",
