@@ -13,6 +13,7 @@ Only torch is imported here.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,11 +26,25 @@ from torch.nn import functional as F
 from torch.nn.modules import module as modules
 from torch.nn.modules.batchnorm import _BatchNorm
 
+thread = threading.local()
+
+
+@contextmanager
+def plain_operations() -> Iterator[None]:
+    """Take the plain operations: in a block that is computed again as a whole, for one."""
+    before = getattr(thread, "plain", False)
+    thread.plain = True
+    try:
+        yield
+    finally:
+        thread.plain = before
+
 
 def is_recorded() -> bool:
     """Whether autograd, and it alone, records what is done now."""
     return (
         torch.is_grad_enabled()
+        and not getattr(thread, "plain", False)
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()

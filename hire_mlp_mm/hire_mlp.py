@@ -38,8 +38,8 @@ Only torch is imported here, and what the backward pass does in its own way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 
 import torch
@@ -48,7 +48,14 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .backward import circular_slice, conv_of, conv_of_norm, frozen_statistics, is_hooked
+from .backward import (
+    circular_slice,
+    conv_of,
+    conv_of_norm,
+    frozen_statistics,
+    is_hooked,
+    plain_operations,
+)
 
 NormLayer = Callable[[int], nn.Module]
 
@@ -454,8 +461,13 @@ class Stage(nn.Module):
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
     """`block(x)`, whose activations are not kept but computed again in the backward pass."""
 
+    @contextmanager
+    def again() -> Iterator[None]:
+        with plain_operations(), frozen_statistics(block):
+            yield
+
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), frozen_statistics(block)
+        return plain_operations(), again()
 
     return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
 
