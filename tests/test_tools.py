@@ -209,8 +209,9 @@ def test_multi_scale_test(shapes, tmp_path, run_tool):
     plain, tta, one = (
         {k: v for k, v in results[name].items() if k not in times} for name in results
     )
-    assert one == plain
-    assert tta != plain
+    # A pixel whose classes are about as likely may turn with the rounding of the views' mean.
+    assert one == pytest.approx(plain, abs=0.05)
+    assert tta != pytest.approx(plain, abs=0.05)
 
 
 @pytest.mark.timeout(600)
