@@ -60,6 +60,7 @@ from .backward import (
 NormLayer = Callable[[int], nn.Module]
 
 HEIGHT, WIDTH = 1, 2  # axes of a (B, H, W, C) map
+HIDDEN_BYTES = 8 * 2**20  # of a channel MLP's hidden map at a time, in inference on a CPU
 SHIFT_PADDINGS = ("circular", "zero")
 REGION_PADDINGS = ("circular", "zero", "replicate")
 
@@ -332,8 +333,30 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """(B, dim, H, W) to (B, out_dim, H, W)."""
-        hidden = self.fc1(x) if norm is None else conv_of_norm(self.fc1, norm, x)
-        return conv_of(self.fc2, self.act, hidden)
+        parts = self.parts(x)
+        if parts == 1:
+            hidden = self.fc1(x) if norm is None else conv_of_norm(self.fc1, norm, x)
+            return conv_of(self.fc2, self.act, hidden)
+        x = x if norm is None else norm(x)
+        axis = 0 if len(x) > 1 else 2  # rows of several images are no neighbours in memory
+        length = -(-x.shape[axis] // parts)
+        return torch.cat(
+            [self.fc2(self.act(self.fc1(part))) for part in x.split(length, axis)], axis
+        )
+
+    def parts(self, x: Tensor) -> int:
+        """In how many parts a map goes through, so that the hidden ones stay in a CPU's cache."""
+        if (
+            torch.is_grad_enabled()  # the hidden map is kept whole
+            or x.device.type != "cpu"
+            or torch.compiler.is_compiling()
+            or torch._C._get_tracing_state() is not None
+            or type(self.fc1) is not nn.Conv2d
+            or any(map(is_hooked, (self.fc1, self.act, self.fc2)))
+        ):
+            return 1
+        hidden_bytes = x.nbytes // x.shape[1] * self.fc1.out_channels
+        return max(1, -(-hidden_bytes // HIDDEN_BYTES))
 
 
 class HireModule(nn.Module):

@@ -22,6 +22,7 @@ from hire_mlp_mm.hire_mlp import (
     Block,
     DropPath,
     HireMLPNet,
+    Mlp,
     RegionBranch,
     shift_and_pad,
 )
@@ -245,3 +246,30 @@ def test_arch_record_dict_and_name_are_one():
     as_dict = dict(depths=record.depths, dims=list(record.dims))
     assert HireMLPNet(as_dict).arch == HireMLPNet(record).arch == HireMLPNet("tiny").arch == record
     assert isinstance(record, Arch)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_large_hidden_map_goes_through_in_parts_in_inference(batch, monkeypatch):
+    network = HireMLPNet(NANO).eval()
+    x = torch.rand(batch, 3, 90, 70)
+    seen = []
+    monkeypatch.setattr("hire_mlp_mm.hire_mlp.Mlp.parts", lambda *_: seen.append(1) or 1)
+    with torch.no_grad():
+        whole = network(x)
+        monkeypatch.undo()
+        monkeypatch.setattr("hire_mlp_mm.hire_mlp.HIDDEN_BYTES", 2000)
+        parts = network(x)
+    assert seen
+    assert network.stages[0].blocks[0].mlp.parts(x) == 1  # as gradients are recorded here
+    for ours, plain in zip(parts, whole, strict=True):
+        torch.testing.assert_close(ours, plain)
+        assert ours.stride() == plain.stride()
+
+
+def test_it_does_not_where_somebody_watches():
+    mlp = Mlp(8, 400, 8)
+    x = torch.rand(1, 8, 200, 200)
+    with torch.no_grad():
+        assert mlp.parts(x) == 8
+        mlp.act.register_forward_hook(lambda *_: None)
+        assert mlp.parts(x) == 1
