@@ -18,7 +18,7 @@ SETUP = $(PYTHON) tools/setup_env.py --venv $(VENV) --lock $(LOCK) \
 	$(if $(MIN_FREE_GB),--min-free-gb $(MIN_FREE_GB))
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock demo test test-onedl test-torch-min lint format tables build clean
+.PHONY: help env lock demo test test-onedl test-torch-min fuzz lint format tables build clean
 
 help: ## list the targets
 	@echo 'make [PYTHON=python3.11] [VENV=.venv] TARGET'
@@ -51,6 +51,9 @@ test-onedl: ## run the tests on the maintained fork of OpenMMLab, in .venv-onedl
 
 test-torch-min: ## run the tests on the oldest torch that is claimed, in .venv-torch-min
 	$(MAKE) test VENV=.venv-torch-min LOCK=requirements/lock-torch-min.txt
+
+fuzz: env ## read 10,000 odd weight files of each kind
+	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/test_fuzz_weights.py $(ARGS)
 
 lint: env ## check style, types and spelling
 	$(BIN)/ruff check $(SOURCES)

@@ -188,12 +188,14 @@ class HireMLP(HireMLPNet, BaseModule):
             CheckpointError: the weights do not fit, or cannot be read.
             FileNotFoundError: there is no such file.
         """
-        source = str(checkpoint)
+        source, sha256 = str(checkpoint), None
         if source.startswith(weights.SCHEME):
             try:
-                source = weights.resolve(source).url
+                record = weights.resolve(source)
             except ValueError as error:
                 raise CheckpointError(f"HireMLP: {error}") from error
-        match = match_state_dict(read_backbone(source, prefix), self.state_dict(), source)
+            source, sha256 = record.url, record.sha256
+        given = read_backbone(source, prefix, sha256=sha256)
+        match = match_state_dict(given, self.state_dict(), source)
         self.load_state_dict(match.tensors, strict=False)
         print_log(f"HireMLP weights from {match}", logger="current", level=logging.INFO)

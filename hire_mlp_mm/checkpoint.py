@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,9 @@ from urllib.parse import urlparse
 
 import torch
 from torch import Tensor
+
+from .torch_file import CheckpointError as CheckpointError  # ours, too
+from .torch_file import first_line, load_data, short
 
 StateDict = dict[str, Tensor]
 
@@ -49,16 +51,16 @@ HARMLESS = [
 ]
 
 
-class CheckpointError(ValueError):
-    """A weight file that cannot be used; the message is one line for people."""
-
-
-def read_checkpoint(source: str | os.PathLike[str], ema: bool = False) -> StateDict:
+def read_checkpoint(
+    source: str | os.PathLike[str], ema: bool = False, sha256: str | None = None
+) -> StateDict:
     """State dict of a weight file, tensors on the CPU, names as they stand in the file.
 
     Args:
         source: a path, or an http(s) URL, which is kept in torch hub's checkpoint folder.
         ema: take the averaged weights (`model_ema`) of a file that has both.
+        sha256: of the file, in hexadecimal, or its beginning; the file is not read unless it
+            has it. A URL such as `.../name-1a2b3c4d.pth` says it itself.
 
     Returns:
         Name to tensor. A container (`state_dict`, `model`, `model_ema`) and a `module.` prefix
@@ -66,40 +68,73 @@ def read_checkpoint(source: str | os.PathLike[str], ema: bool = False) -> StateD
 
     Raises:
         FileNotFoundError: no file there.
-        CheckpointError: it cannot be downloaded, is no weight file, would run code, or holds no
-            tensors.
+        CheckpointError: it cannot be downloaded, has another checksum, is no weight file, would
+            run code, or holds no tensors.
     """
-    path = fetch(str(source))
-    if os.path.isdir(path):
-        raise CheckpointError(f"{path} is a folder; expected a weight file (.pth)")
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"weight file {path} not found")
-    try:
-        return unwrap(load_data(path), path, ema)
-    except CheckpointError as error:
-        if path == str(source) or "://" not in str(source):
-            raise
-        raise CheckpointError(f"{error} (from {source}; delete it to download again)") from error
+    return in_memory(read_mapped(str(source), ema, sha256))
 
 
-def read_backbone(source: str | os.PathLike[str], prefix: str = "", ema: bool = False) -> StateDict:
+def read_backbone(
+    source: str | os.PathLike[str],
+    prefix: str = "",
+    ema: bool = False,
+    sha256: str | None = None,
+) -> StateDict:
     """The Hire-MLP backbone in a weight file, by our names.
 
     Args:
         source: a path or an http(s) URL.
         prefix: of the backbone's names; needed only where a file holds several backbones.
         ema: take the averaged weights of a file that has both.
+        sha256: see `read_checkpoint`.
 
     Raises:
         FileNotFoundError: no file there.
         CheckpointError: see `read_checkpoint`, `select_backbone`, `convert_state_dict`; the
             message names the file.
     """
-    state_dict = select_backbone(read_checkpoint(source, ema), str(source), prefix)
+    # Of a checkpoint with much else in it, only the backbone's part comes into memory.
+    state_dict = select_backbone(read_mapped(str(source), ema, sha256), str(source), prefix)
     try:
-        return convert_state_dict(state_dict)
+        return convert_state_dict(in_memory(state_dict))
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
+
+
+def read_mapped(source: str, ema: bool, sha256: str | None) -> StateDict:
+    """`read_checkpoint`, but tensors may still be in the file, which is not to change.
+
+    So torch also compares their sizes with the file's, which its other way of reading began to do
+    in a later version.
+    """
+    path = fetch(source)
+    try:
+        check_digest(path, sha256 or digest_in(source))
+        data = load_data(path, [(Inert, name) for name in HARMLESS], mapped=True)
+        return unwrap(data, path, ema)
+    except CheckpointError as error:
+        if not is_url(source):
+            raise
+        raise CheckpointError(f"{error} (from {source}; delete it to download again)") from error
+
+
+def in_memory(tensors: Mapping[str, Tensor]) -> StateDict:
+    """Copies of tensors that may be in a file; those that share memory go on sharing it."""
+    copies: dict[tuple[int, int], torch.UntypedStorage] = {}
+    result: StateDict = {}
+    for key, value in tensors.items():
+        storage = value.untyped_storage()
+        place = (storage.data_ptr(), storage.nbytes())
+        if place not in copies:
+            copies[place] = storage.clone()
+        offset = value.storage_offset()
+        result[key] = value.new_empty(0).set_(copies[place], offset, value.shape, value.stride())
+    return result
+
+
+def is_url(source: str) -> bool:
+    """Whether a weight file is to be downloaded."""
+    return urlparse(source).scheme in ("http", "https")
 
 
 def fetch(source: str) -> str:
@@ -108,7 +143,7 @@ def fetch(source: str) -> str:
     Raises:
         CheckpointError: the download failed.
     """
-    if urlparse(source).scheme not in ("http", "https"):
+    if not is_url(source):
         return os.path.expanduser(source)
     path = cached_path(source)
     if not os.path.exists(path):
@@ -132,36 +167,32 @@ def cached_path(url: str) -> str:
     return os.path.join(torch.hub.get_dir(), "checkpoints", f"{digest}-{name}")
 
 
-def load_data(path: str) -> object:
-    """`torch.load` of a file as data.
+def digest_in(source: str) -> str | None:
+    """The digest that a URL's file name holds by torch hub's custom: `name-1a2b3c4d.pth`.
+
+    Digits alone are taken for a date.
+    """
+    found = re.search(r"-([0-9a-f]{8,64})\.[^./]*$", urlparse(source).path)
+    return found[1] if is_url(source) and found and not found[1].isdigit() else None
+
+
+def check_digest(path: str, expected: str | None) -> None:
+    """Compare a file with the SHA-256 that is expected of it, or with its first digits.
 
     Raises:
-        CheckpointError: not a torch file, cut short, or one that would run code.
+        CheckpointError: another file.
     """
-    if not hasattr(torch.serialization, "safe_globals"):
+    if expected is None or not os.path.isfile(path):
+        return
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if not digest.hexdigest().startswith(expected.lower()):
         raise CheckpointError(
-            f"{path} not read: torch {torch.__version__} cannot read weights safely; "
-            f"2.6 and later can"
+            f"{path} is not read: its SHA-256 is {digest.hexdigest()}, expected {expected}; it is "
+            f"damaged or another file, so get it again"
         )
-    # What others have allow-listed stays outside: a name must not mean two things.
-    others = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
-        with torch.serialization.safe_globals([(Inert, name) for name in HARMLESS]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can make its reader raise anything
-        unsafe = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and unsafe:
-            raise CheckpointError(
-                f"{path} refused: reading it would run code ({unsafe[1] or unsafe[2]}); "
-                f"get the weights from a source you trust, saved as plain tensors"
-            ) from error
-        raise CheckpointError(
-            f"{path} cannot be read as a torch weight file ({first_line(error)}); "
-            f"it is damaged or something else"
-        ) from error
-    finally:
-        torch.serialization.add_safe_globals(others)
 
 
 def unwrap(data: object, name: str, ema: bool = False) -> StateDict:
@@ -170,32 +201,48 @@ def unwrap(data: object, name: str, ema: bool = False) -> StateDict:
     Raises:
         CheckpointError: there is none.
     """
-    if not isinstance(data, Mapping):
+    if not isinstance(data, dict):
         raise CheckpointError(f"{name} holds a {type(data).__name__}; expected a state dict")
-    if ema and not isinstance(data.get("model_ema"), Mapping):
+    # `dict.items` and the like, for a file can put what it likes before an object's own methods.
+    data = dict(dict.items(data))
+    if ema and not isinstance(data.get("model_ema"), dict):
         raise CheckpointError(f"{name} holds no averaged weights (model_ema)")
     containers = ("model_ema",) if ema else CONTAINERS
-    inside = next((data[key] for key in containers if isinstance(data.get(key), Mapping)), data)
-    tensors = {
-        key: value
-        for key, value in inside.items()
-        if isinstance(value, Tensor) and value.layout == torch.strided
-    }
+    inside = next((data[key] for key in containers if isinstance(data.get(key), dict)), data)
+    entries = dict(dict.items(inside))
+    tensors = {key: plain(v) for key, v in entries.items() if isinstance(v, Tensor)}
     if not tensors or not all(isinstance(key, str) for key in tensors):
-        keys = ", ".join(str(key) for key in list(inside)[:5]) or "nothing"
+        keys = ", ".join(short(key, 40) for key in list(entries)[:5]) or "nothing"
         raise CheckpointError(
             f"{name} holds no weights: found {keys}; expected tensors by name, bare or under "
             f"{', '.join(CONTAINERS)}"
         )
+    for key, value in tensors.items():
+        if odd := oddity(value):
+            raise CheckpointError(f"{name}: {short(key)} is {odd}; expected a plain tensor")
     if all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
     return tensors
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, cut to its first line."""
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+def plain(value: Tensor) -> Tensor:
+    """A tensor without what a file may have hung onto it: attributes, a gradient."""
+    return torch._C.TensorBase.detach(value)
+
+
+def oddity(value: Tensor) -> str | None:
+    """What keeps a tensor from being weights: its kind, or that its numbers aren't in the file."""
+    if value.layout != torch.strided or value.is_nested:
+        return "a sparse or nested tensor"
+    if value.is_quantized:
+        return "a quantized tensor"
+    if value.is_meta:
+        return "a tensor without its numbers (on device meta)"
+    if value.is_conj() or value.is_neg():
+        return "a view of other numbers"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return f"a tensor of {value.numel()} numbers of which the file holds fewer"
+    return None
 
 
 # Names ------------------------------------------------------------------------------------------
@@ -212,21 +259,23 @@ TOKEN_MIXER = {
     "reweight.fc2": "reweight.fc2",
     "proj": "proj",
 }
+# Of so many digits that no file can ask for a number beyond reason.
+COUNT, EVEN, ODD = "[0-9]{1,3}", "[0-9]{0,2}[02468]", "[0-9]{0,2}[13579]"
 LEAF = r"(?P<leaf>weight|bias|running_mean|running_var|num_batches_tracked)"
 LAYER = "|".join(re.escape(name) for name in TOKEN_MIXER)
 REFERENCE_BLOCK = re.compile(
-    rf"network\.(?P<index>\d*[02468])\.(?P<block>\d+)\."
+    rf"network\.(?P<index>{EVEN})\.(?P<block>{COUNT})\."
     rf"(?:(?P<plain>norm1|norm2|mlp\.fc1|mlp\.fc2)|attn\.(?P<mixer>{LAYER}))\.{LEAF}"
 )
-REFERENCE_DOWNSAMPLE = re.compile(rf"network\.(?P<index>\d*[13579])\.(?P<layer>proj|norm)\.{LEAF}")
+REFERENCE_DOWNSAMPLE = re.compile(rf"network\.(?P<index>{ODD})\.(?P<layer>proj|norm)\.{LEAF}")
 REFERENCE_STEM = re.compile(rf"patch_embed\.(?P<layer>proj|norm)\.{LEAF}")
-REFERENCE_OUTPUT_NORM = re.compile(rf"norm(?P<index>\d*[02468])\.{LEAF}")
+REFERENCE_OUTPUT_NORM = re.compile(rf"norm(?P<index>{EVEN})\.{LEAF}")
 CLASSIFIER_NORM = re.compile(rf"norm\.{LEAF}")
 HEAD = re.compile(r"head\.(weight|bias)")
 OUR_LAYER = "|".join(re.escape(name) for name in TOKEN_MIXER.values())
 OURS = re.compile(
-    rf"(?:stem\.(?:proj|norm)|norm\d+|stages\.\d+\.(?:downsample\.(?:proj|norm)|"
-    rf"blocks\.\d+\.(?:norm1|norm2|mlp\.fc1|mlp\.fc2|token_mixer\.(?:{OUR_LAYER}))))\.{LEAF}"
+    rf"(?:stem\.(?:proj|norm)|norm{COUNT}|stages\.{COUNT}\.(?:downsample\.(?:proj|norm)|"
+    rf"blocks\.{COUNT}\.(?:norm1|norm2|mlp\.fc1|mlp\.fc2|token_mixer\.(?:{OUR_LAYER}))))\.{LEAF}"
 )
 
 
@@ -248,7 +297,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor]) -> StateDict:
     for key, value in state_dict.items():
         name = convert_key(key, last_stage)
         if name in converted:
-            raise CheckpointError(f"key {key} stands twice in the state dict, also as {name}")
+            raise CheckpointError(f"key {short(key)} stands twice, also as {name}")
         if match := re.fullmatch(r"(.*\.attn\.)mlp_([hw])1\.weight", key):
             value = unfold_kernel(key, value, state_dict.get(f"{match[1]}mlp_c.weight"), match[2])
         converted[name] = value
@@ -279,7 +328,9 @@ def convert_key(key: str, last_stage: int) -> str:
         return f"norm{last_stage}.{match['leaf']}"
     if HEAD.fullmatch(key):
         return key
-    raise CheckpointError(f"key {key} is not one of Hire-MLP; is this file of another network?")
+    raise CheckpointError(
+        f"key {short(key)} is not one of Hire-MLP; is this file of another network?"
+    )
 
 
 def unfold_kernel(key: str, weight: Tensor, channel: Tensor | None, axis: str) -> Tensor:
@@ -296,9 +347,9 @@ def unfold_kernel(key: str, weight: Tensor, channel: Tensor | None, axis: str) -
     """
     dim = channel.shape[0] if channel is not None and channel.ndim == 4 else 0
     if weight.ndim != 4 or not dim or weight.shape[1] % dim or weight.shape[2:] != (1, 1):
-        shape = "none" if channel is None else tuple(channel.shape)
+        shape = "none" if channel is None else sizes(channel)
         raise CheckpointError(
-            f"key {key} has shape {tuple(weight.shape)} beside an mlp_c of shape {shape}; "
+            f"key {key} has shape {sizes(weight)} beside an mlp_c of shape {shape}; "
             f"expected (C/2, p * C, 1, 1) and (C, C, 1, 1)"
         )
     region = weight.shape[1] // dim
@@ -328,10 +379,10 @@ def select_backbone(state_dict: Mapping[str, Tensor], name: str, prefix: str = "
         prefix = prefix.removesuffix(".") + "."
         found = [start for start in found if start == prefix]
     if len(found) != 1:
-        keys = ", ".join(list(state_dict)[:3])
+        keys = groups(list(state_dict), 3)
         where = f" under {prefix}" if prefix else ""
         raise CheckpointError(
-            f"{name} holds several backbones ({', '.join(found)}); choose one with prefix=..."
+            f"{name} holds several backbones ({groups(found, 3)}); choose one with prefix=..."
             if found
             else f"{name} holds no Hire-MLP backbone{where}; its first keys are {keys}"
         )
@@ -402,23 +453,39 @@ def match_state_dict(
         raise CheckpointError(
             f"{name} {' and '.join(problems)}; the network's norm_cfg or arch is another"
         )
-    tensors = {key: value for key, value in given.items() if key in expected}
-    for key, value in tensors.items():
-        if value.shape != expected[key].shape:
-            raise CheckpointError(
-                f"{name}: {key} has shape {tuple(value.shape)}, the network needs "
-                f"{tuple(expected[key].shape)}"
-            )
-        if not value.isfinite().all():
-            raise CheckpointError(f"{name}: {key} holds NaN or Inf; the file is damaged")
+    tensors = {}
+    for key, value in given.items():
+        if key in expected:
+            try:
+                tensors[key] = fit(value, expected[key])
+            except ValueError as error:
+                raise CheckpointError(f"{name}: {short(key)} {error}") from error
     return Match(name, tensors, tuple(dropped), tuple(kept))
+
+
+def fit(value: Tensor, expected: Tensor) -> Tensor:
+    """A file's tensor in the type of a network's.
+
+    Raises:
+        ValueError: another shape or kind of number, or numbers that are not finite.
+    """
+    if value.shape != expected.shape:
+        raise ValueError(f"has shape {sizes(value)}, the network needs {sizes(expected)}")
+    number = value.is_floating_point() or not expected.is_floating_point()
+    if not number or value.is_complex() or value.dtype == torch.bool:
+        raise ValueError(f"is of {value.dtype}, the network needs {expected.dtype}")
+    fitted = value.to(expected.dtype)
+    # In the network's type, for which a number may be too large, unless that is a counter's.
+    if not (fitted if expected.is_floating_point() else value.float()).isfinite().all():
+        raise ValueError(f"holds NaN or Inf as {expected.dtype}; the file is damaged")
+    return fitted
 
 
 def layout(state_dict: Mapping[str, Tensor]) -> list[tuple[int, int]]:
     """(blocks, channels) of each stage, read from the names and shapes of a state dict of ours."""
     stages: dict[int, tuple[int, int]] = {}
     for key, value in state_dict.items():
-        if match := re.fullmatch(r"stages\.(\d+)\.blocks\.(\d+)\.norm1\.weight", key):
+        if match := re.fullmatch(rf"stages\.({COUNT})\.blocks\.({COUNT})\.norm1\.weight", key):
             stage, block = int(match[1]), int(match[2])
             depth = max(block + 1, stages.get(stage, (0, 0))[0])
             stages[stage] = (depth, value.numel())
@@ -430,6 +497,11 @@ def describe(stages: list[tuple[int, int]]) -> str:
     depths = ",".join(str(depth) for depth, _ in stages)
     dims = ",".join(str(dim) for _, dim in stages)
     return f"depths {depths or 'none'} and dims {dims or 'none'}"
+
+
+def sizes(value: Tensor) -> str:
+    """The shape of a tensor for people."""
+    return short(str(tuple(value.shape)))
 
 
 def top(key: str) -> str:
@@ -444,6 +516,7 @@ def tops(keys: Mapping[str, Tensor]) -> set[str]:
 
 def groups(keys: Sequence[str], most: int | None = None) -> str:
     """Names for people: the parts that `keys` belong to, or the first `most` keys."""
-    names = list(dict.fromkeys(map(top, keys))) if most is None else list(keys[:most])
-    more = len(keys) - len(names) if most is not None else 0
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    names = list(dict.fromkeys(map(top, keys))) if most is None else list(keys)
+    shown = names[: most or 8]
+    more = len(names) - len(shown)
+    return ", ".join(map(short, shown)) + (f" and {more} more" if more > 0 else "")

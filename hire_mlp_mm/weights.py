@@ -22,6 +22,8 @@ class Weights:
         licence: of the file, as its publisher states it.
         top1: single-crop accuracy on ImageNet-1K val in per cent, as published.
         image_size: of training and evaluation, in pixels.
+        sha256: of the file, in hexadecimal, where its publisher states it; compared before the
+            file is read.
     """
 
     arch: str
@@ -30,6 +32,7 @@ class Weights:
     licence: str
     top1: float
     image_size: int = 224
+    sha256: str | None = None
 
 
 def official(arch: str, top1: float) -> Weights:

@@ -50,6 +50,23 @@ def run_tool():
     return run
 
 
+@pytest.fixture
+def guarded(monkeypatch):
+    """The tools' way of loading in this process, and afterwards the way it was."""
+    import _loading
+    from mmengine.runner import CheckpointLoader, checkpoint
+
+    monkeypatch.setattr(CheckpointLoader, "load_checkpoint", CheckpointLoader.load_checkpoint)
+    monkeypatch.setattr(checkpoint, "_safe_torch_load", None, raising=False)
+    for variable in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"):
+        monkeypatch.setenv(variable, "0")  # so that it is put back, or away
+    allowed = torch.serialization.get_safe_globals()
+    _loading.guard_loading()
+    yield
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(allowed)
+
+
 def free_port() -> str:
     """A port that nobody listens on at present."""
     with socket.socket() as one:

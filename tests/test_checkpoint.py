@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from hire_mlp_mm import HireMLP, backbone, weights
+from hire_mlp_mm import HireMLP, backbone, checkpoint, weights
 from hire_mlp_mm.checkpoint import (
     CheckpointError,
     cached_path,
@@ -23,7 +27,8 @@ from hire_mlp_mm.checkpoint import (
     select_backbone,
 )
 from hire_mlp_mm.hire_mlp import ARCHS, HireMLPNet
-from tests.conftest import NANO
+from tests.conftest import NANO, ROOT
+from tests.hostile import torch_zip
 from tests.reference import classifier_state, dense_state
 
 KEYS = {"tiny": 415, "small": 795, "base": 1441, "large": 1441}
@@ -134,6 +139,61 @@ CONTAINERS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_other_types_and_the_older_format(dtype, legacy, tmp_path):
+    state = {key: value.to(dtype) for key, value in TINY.items()}
+    torch.save(state, tmp_path / "file.pth", _use_new_zipfile_serialization=not legacy)
+    model = pretrained(tmp_path / "file.pth")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    state = convert_state_dict(state)
+    for key, value in model.state_dict().items():
+        if key in state:
+            assert torch.equal(value, state[key].to(value.dtype)), key
+
+
+def test_file_without_checksums_or_without_alignment(tmp_path):
+    """torch.save can be told so, and an archive can be packed anew."""
+    if hasattr(torch.serialization, "set_crc32_options"):
+        torch.serialization.set_crc32_options(False)
+        torch.save(TINY, tmp_path / "file.pth")
+        torch.serialization.set_crc32_options(True)
+        assert_loaded(pretrained(tmp_path / "file.pth"))
+    torch.save(TINY, tmp_path / "file.pth")
+    with zipfile.ZipFile(tmp_path / "file.pth") as old:
+        for packing, name in ((zipfile.ZIP_STORED, "new.pth"), (zipfile.ZIP_DEFLATED, "small.pth")):
+            with zipfile.ZipFile(tmp_path / name, "w", packing) as new:
+                for entry in old.namelist():
+                    new.writestr(entry, old.read(entry))
+    assert_loaded(pretrained(tmp_path / "new.pth"))
+    with pytest.raises(CheckpointError, match="compressed"):
+        pretrained(tmp_path / "small.pth")
+
+
+def test_tensors_that_share_memory_go_on_sharing_it(tmp_path):
+    whole = torch.arange(12.0)
+    torch.save({"a": whole[:4], "b": whole.view(3, 4).t(), "c": torch.ones(2)}, tmp_path / "f.pth")
+    state = read_checkpoint(tmp_path / "f.pth")
+    torch.save({}, tmp_path / "f.pth")  # what was read is no longer in the file
+    assert torch.equal(state["b"], whole.view(3, 4).t())
+    state["a"][0] = 5
+    assert state["b"][0, 0] == 5
+    assert state["c"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_cut_anywhere(legacy, tmp_path):
+    path = tmp_path / "file.pth"
+    state = {"stem.proj.weight": torch.randn(8, 3, 7, 7), "norm3.bias": torch.randn(8)}
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    lengths = {*range(70), *range(70, len(whole), 37), *range(len(whole) - 70, len(whole))}
+    for length in lengths:
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"file\.pth cannot be read: it is \w+"):
+            read_checkpoint(path)
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_containers(container, tmp_path):
     torch.save(CONTAINERS[container](TINY), tmp_path / "file.pth")
@@ -160,12 +220,12 @@ def test_ema_is_taken_when_asked(tmp_path):
 @pytest.mark.parametrize("allowed_before", [False, True])
 def test_training_checkpoint_of_mmengine(tmp_path, allowed_before):
     """Its log (HistoryBuffer, numpy) is skipped, not run, whatever others have allowed."""
-    import _common
+    import _loading
     import numpy as np
 
     before = torch.serialization.get_safe_globals()
     if allowed_before:
-        _common.allow_training_checkpoints()
+        torch.serialization.add_safe_globals(_loading.ALLOWED)
     log = {"loss": HistoryBuffer([1.0, 2.0], [1, 1]), "lr": np.float64(0.1), "n": np.arange(3)}
     state = {f"backbone.{key}": value for key, value in CONVERTED.items()}
     torch.save({"state_dict": state, "message_hub": {"log_scalars": log}}, tmp_path / "epoch_1.pth")
@@ -233,6 +293,36 @@ def cut(path):
         file.truncate(os.path.getsize(path) // 2)
 
 
+def document(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("word/document.xml", "<w/>")
+
+
+def flipped(path):
+    torch.save(TINY, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(TINY["patch_embed.norm.bias"].numpy().tobytes()) + 9] ^= 4
+    path.write_bytes(content)
+
+
+def itself(path):
+    state = {}
+    state["model"] = state
+    torch.save(state, path)
+
+
+def deep(path):
+    """Lists in lists."""
+    many = 100_000
+    write(path, torch_zip(b"\x80\x02}X\x05\0\0\0model" + b"]" * many + b"a" * (many - 1) + b"s."))
+
+
+def methods(path):
+    """An object whose attributes stand before its class's methods."""
+    shadows = b"".join(b"X%c\0\0\0%bK\x03" % (len(n), n) for n in (b"get", b"items", b"keys"))
+    write(path, torch_zip(b"\x80\x02ccollections\nOrderedDict\n)R}(" + shadows + b"ub."))
+
+
 BAD_FILES = {
     "folder": (no_weights, "is a folder"),
     "empty": (lambda p: write(p, b""), "cannot be read"),
@@ -266,8 +356,63 @@ BAD_FILES = {
     ),
     "sparse": (
         lambda p: torch.save({k: v.to_sparse() if v.ndim else v for k, v in TINY.items()}, p),
-        "no Hire-MLP backbone",
+        "patch_embed.proj.weight is a sparse or nested tensor; expected a plain tensor",
     ),
+    "nested": (
+        damage("norm.bias", lambda b: torch.nested.nested_tensor([b, b[:3]])),
+        "norm.bias is a sparse or nested tensor",
+    ),
+    "quantized": (
+        damage("norm.bias", lambda b: torch.quantize_per_tensor(b, 0.1, 0, torch.qint8)),
+        "norm.bias is a quantized tensor",
+    ),
+    "meta": (damage("norm.bias", lambda b: b.to("meta")), "norm.bias is a tensor without its num"),
+    "integers": (
+        damage("norm.bias", lambda b: b.to(torch.int8)),
+        "norm3.bias is of torch.int8, the network needs torch.float32",
+    ),
+    "complex": (damage("norm.bias", lambda b: b.cfloat()), "norm3.bias is of torch.complex64"),
+    "zero size": (damage("norm.bias", lambda b: b[:0]), "norm3.bias has shape (0,), the network"),
+    "too large for float32": (
+        damage("norm.bias", lambda b: b.double() + 1e300),
+        "norm3.bias holds NaN or Inf as torch.float32",
+    ),
+    "expanded": (
+        damage("norm.bias", lambda b: torch.ones(1).expand(512)),
+        "norm.bias is a tensor of 512 numbers of which the file holds fewer",
+    ),
+    "web page": (lambda p: write(p, b"<!DOCTYPE html><html>Not Found"), "it is a web page"),
+    "error message": (lambda p: write(p, b"rate limit\n"), "text that begins with 'rate limit'"),
+    "safetensors": (
+        lambda p: write(p, b"\x10\0\0\0\0\0\0\0" + b'{"a":{"x":1}}   ' + bytes(8)),
+        "safetensors.torch.load_file(FILE)",
+    ),
+    "document": (document, "a zip archive of something else (it holds word/document.xml)"),
+    "TorchScript": (
+        lambda p: torch.jit.save(torch.jit.script(torch.nn.ReLU()), p),
+        "it is a TorchScript program",
+    ),
+    "protocol 4": (lambda p: torch.save(TINY, p, pickle_protocol=4), "expected torch.save's own"),
+    "a flipped bit": (flipped, "data/3 in it fails its checksum"),
+    "names that are no text": (
+        lambda p: torch.save({**TINY, 3: torch.zeros(1)}, p),
+        "holds no weights: found patch_emb",
+    ),
+    "itself": (itself, "holds no weights: found model"),
+    "deep": (deep, "holds no weights: found model"),
+    "a name of megabytes": (
+        lambda p: torch.save({**TINY, "x" * 3_000_000: torch.zeros(1)}, p),
+        "xxx... is not one of Hire-MLP",
+    ),
+    "a name for a terminal": (
+        lambda p: torch.save({**TINY, "\x1b[2J\r\nerror: all is well": torch.zeros(1)}, p),
+        "key ?[2J??error: all is well is not one of Hire-MLP",
+    ),
+    "a large number": (
+        lambda p: torch.save({**TINY, f"network.{'9' * 5000}8.0.norm1.bias": torch.zeros(1)}, p),
+        "is not one of Hire-MLP",
+    ),
+    "methods of its own": (methods, "holds no weights: found nothing"),
     "another size": (lambda p: torch.save(classifier_state("small"), p), "depths 3,4,10,3"),
 }
 
@@ -282,7 +427,8 @@ def test_bad_files(kind, tmp_path, monkeypatch):
         pretrained(path)
     assert str(path) in str(error.value)
     assert message in str(error.value)
-    assert "\n" not in str(error.value)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < len(str(path)) + 350
     assert not os.path.exists("exploited")
 
 
@@ -339,8 +485,43 @@ def test_url_is_downloaded_once(official, tmp_path, monkeypatch):
     pretrained(other)
     assert fetched[1:] == [other]
     write(Path(cached_path(other)), b"<html>busy</html>")
-    with pytest.raises(CheckpointError, match="delete it to download again"):
+    with pytest.raises(CheckpointError, match=r"web page.*delete it to download again"):
         pretrained(other)
+
+
+def test_checksum_is_compared_before_anything_is_read(official, tmp_path, monkeypatch):
+    """Of a record, and in a URL's file name by torch hub's custom."""
+    digest = hashlib.sha256(official.read_bytes()).hexdigest()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda url, target, **_: shutil.copy(official, target)
+    )
+    tiny = weights.WEIGHTS["tiny"]
+    monkeypatch.setitem(weights.WEIGHTS, "tiny", dataclasses.replace(tiny, sha256=digest))
+    assert_loaded(pretrained("hire-mlp://tiny"))
+    for url in (f"https://host/a-{digest[:8]}.pth", "https://host/a-20240131.pth"):
+        assert_loaded(pretrained(url))
+
+    def not_reached(*_, **__):
+        raise AssertionError("read")
+
+    monkeypatch.setattr(checkpoint, "load_data", not_reached)
+    with open(cached_path(tiny.url), "ab") as file:
+        file.write(b"x")
+    found = hashlib.sha256(Path(cached_path(tiny.url)).read_bytes()).hexdigest()
+    for source, expected in (
+        ("hire-mlp://tiny", digest),
+        ("https://host/b-0a1b2c3d.pth", "0a1b2c3d"),
+    ):
+        with pytest.raises(CheckpointError) as error:
+            pretrained(source)
+        assert f"expected {expected}; it is damaged or another file" in str(error.value)
+        assert "delete it to download again" in str(error.value)
+        path = cached_path(tiny.url if source == "hire-mlp://tiny" else source)
+        assert f"{path} is not read: its SHA-256 is " in str(error.value)
+        assert (found if source == "hire-mlp://tiny" else digest) in str(error.value)
+    with pytest.raises(CheckpointError, match="expected ffff"):
+        read_checkpoint(official, sha256="ffff")
 
 
 def test_failed_download_says_what_to_do(tmp_path, monkeypatch):
@@ -398,3 +579,40 @@ def test_converter_refuses(make, target, message, tmp_path, run_tool):
     assert done.returncode == 2
     assert message.format(tmp_path) in done.stderr
     assert not (tmp_path / "out.pth").exists()
+
+
+def test_converter_on_a_full_disk_and_beside_others(official, tmp_path, run_tool, monkeypatch):
+    """Nothing is left of it, and nothing of somebody else's is touched."""
+    import _common
+    import convert_checkpoint
+
+    target = tmp_path / "out.pth"
+    others = tmp_path / "out.pth.part"
+    others.write_text("somebody else's")
+    command = f"ulimit -f 2000; exec {sys.executable} tools/convert_checkpoint.py $0 $1"
+    done = subprocess.run(
+        ["bash", "-c", command, str(official), str(target)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    error = f"convert_checkpoint.py: error: cannot write {target}: File too large"
+    assert done.stderr.splitlines()[-1] == error
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == [others.name]
+
+    target.write_text("made meanwhile")
+    for links in (True, False):
+        if not links:  # a file system that has none
+            monkeypatch.setattr(os, "link", no_links)
+        with pytest.raises(_common.UserError, match="exists already"):
+            convert_checkpoint.write_new({}, str(target))
+        assert target.read_text() == "made meanwhile"
+    target.unlink()
+    convert_checkpoint.write_new({"a": torch.ones(2)}, str(target))
+    assert torch.equal(torch.load(target, weights_only=True)["a"], torch.ones(2))
+    assert sorted(os.listdir(tmp_path)) == sorted([target.name, others.name])
+    assert others.read_text() == "somebody else's"
+
+
+def no_links(*_):
+    raise PermissionError(1, "Operation not permitted")

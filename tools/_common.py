@@ -14,14 +14,12 @@ from typing import Any
 # The tools run from a checkout as they stand, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import torch
+from _loading import CheckpointCheck, guard_loading
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.logging import HistoryBuffer
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-from mmengine.runner import checkpoint as runner_checkpoint
 
 from hire_mlp_mm import mmcv_ops  # before mmdet is imported, which needs mmcv's ops
 from hire_mlp_mm.checkpoint import CheckpointError, first_line
@@ -139,12 +137,21 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Mmengine's runner of a config, its log opened with the line that says which ops mmcv has."""
-    allow_training_checkpoints()
+def build_runner(cfg: Config, whole: bool = False) -> Runner:
+    """Mmengine's runner of a config, its log opened with the line that says which ops mmcv has.
+
+    Args:
+        cfg: the config.
+        whole: a checkpoint has to have every tensor of the model, not the backbone's alone.
+    """
+    guard_loading()
     if cfg.launcher == "pytorch" and get_device() == "cpu":
         join_processes_on_cpu(cfg)
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    if "runner_type" in cfg:
+        runner = RUNNERS.build(cfg)
+    else:
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(CheckpointCheck(whole))
     runner.logger.info(mmcv_ops.describe())
     return runner
 
@@ -209,69 +216,3 @@ def data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
     for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
         if prefix:
             yield os.path.join(root, prefix), "data folder"
-
-
-# Training checkpoints ---------------------------------------------------------------------------
-# mmengine's runner saves its log (HistoryBuffer, numpy) beside the weights, which `torch.load` of
-# torch 2.6 and later refuses. What the log needs is built by the functions below; numpy's own are
-# not let in, for they can be told to build arrays of pointers.
-
-NUMBERS = ("b1", "i4", "i8", "f4", "f8")
-METHODS = ("current", "max", "mean", "min")
-
-
-class Number:
-    """`numpy.dtype` in a file: numbers only."""
-
-    def __init__(self, code: str, *_: object) -> None:
-        if code not in NUMBERS:
-            raise CheckpointError(f"a checkpoint's log holds {code!r}; expected numbers")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: tuple[object, ...]) -> None:
-        """Byte order and the like; numbers have the machine's."""
-
-
-class Numbers(np.ndarray):
-    """`numpy.ndarray` in a file: filled by its state, copied and saved as a plain array."""
-
-    def __new__(cls) -> Numbers:
-        return super().__new__(cls, (0,))
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, number, fortran, data = state
-        values = np.frombuffer(data, number.dtype).reshape(shape, order="F" if fortran else "C")
-        super().__setstate__((1, values.shape, values.dtype, False, values.tobytes()))
-
-    def __reduce__(self) -> Any:
-        return np.array(self).__reduce__()
-
-
-def empty_numbers(*_: object) -> Numbers:
-    """`_reconstruct` in a file: an array to be filled."""
-    return Numbers()
-
-
-def one_number(number: Number, data: bytes) -> np.generic:
-    """`scalar` in a file."""
-    return np.frombuffer(data, number.dtype)[0]
-
-
-def history_buffer_method(owner: type, name: str) -> object:
-    """`getattr` in a file: the log's methods."""
-    if owner is not HistoryBuffer or name not in METHODS:
-        raise CheckpointError(f"a checkpoint asks for {name} of {owner}; refused")
-    return getattr(owner, name)
-
-
-def allow_training_checkpoints() -> None:
-    """Let `torch.load` read the log in checkpoints of mmengine's runner; nothing else gains."""
-    allowed: list[Any] = [HistoryBuffer, (Number, "numpy.dtype"), (Numbers, "numpy.ndarray")]
-    for core in ("core", "_core"):  # numpy 2 moved them
-        allowed.append((empty_numbers, f"numpy.{core}.multiarray._reconstruct"))
-        allowed.append((one_number, f"numpy.{core}.multiarray.scalar"))
-    allowed.append((history_buffer_method, "builtins.getattr"))
-    torch.serialization.add_safe_globals(allowed)
-    # onedl-mmengine's own loader lets numpy and `getattr` in as they are, and opens a file that it
-    # still refuses without any check. mmengine proper calls `torch.load`, and so do both from here.
-    runner_checkpoint._safe_torch_load = torch.load

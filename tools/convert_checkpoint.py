@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 
 import torch
 from _common import UserError, run
@@ -17,6 +18,7 @@ import hire_mlp_mm
 from hire_mlp_mm.checkpoint import (
     CheckpointError,
     StateDict,
+    first_line,
     layout,
     match_state_dict,
     read_backbone,
@@ -59,6 +61,44 @@ def check_complete(state_dict: StateDict, source: str) -> None:
                 match_state_dict(state_dict, HireMLPNet(arch).state_dict(), source)
 
 
+def write_new(data: object, target: str) -> None:
+    """Save to a new file, which is whole or absent.
+
+    Raises:
+        UserError: it cannot be written, or somebody else has made it meanwhile.
+    """
+    part = f"{target}.{secrets.token_hex(4)}.part"
+    try:
+        with open(part, "xb") as file:
+            torch.save(data, file)
+        place(part, target)
+    except FileExistsError as error:
+        raise UserError(f"{target} exists already; name a new file") from error
+    except (OSError, RuntimeError) as error:
+        # What torch makes of a full disk says nothing of it.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(cause, "strerror", None) or first_line(cause)
+        raise UserError(f"cannot write {target}: {reason}") from error
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
+
+
+def place(part: str, target: str) -> None:
+    """Give a file its name, and let it not take the place of another.
+
+    Raises:
+        FileExistsError: there is another.
+    """
+    try:
+        os.link(part, target)  # a rename would replace the other
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        with open(target, "xb"):
+            os.replace(part, target)
+
+
 def main() -> None:
     args = parse_args()
     if os.path.exists(args.target):
@@ -74,9 +114,7 @@ def main() -> None:
     # Tensors of a file share storages at times; clones make the new file no larger than it needs.
     state_dict = {key: value.clone() for key, value in state_dict.items()}
     meta = dict(source=os.path.basename(args.source), hire_mlp_mm=hire_mlp_mm.__version__)
-    # Whole or absent: written beside its place, then renamed.
-    torch.save(dict(meta=meta, state_dict=state_dict), f"{args.target}.part")
-    os.replace(f"{args.target}.part", args.target)
+    write_new(dict(meta=meta, state_dict=state_dict), args.target)
     print(f"wrote {len(state_dict)} tensors to {args.target}")
 
 

@@ -32,6 +32,7 @@ from unittest import mock
 
 import torch
 from _common import UserError, check_file, describe, read_config, run
+from _loading import check_whole
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
@@ -147,17 +148,11 @@ def load_whole(model: nn.Module, checkpoint: str) -> None:
     """Load a checkpoint that has every tensor of the model; it may have more.
 
     Raises:
-        UserError: it has not.
+        CheckpointError: it has not.
     """
     state = read_checkpoint(checkpoint)
-    expected = model.state_dict()
-    wrong = [k for k, v in expected.items() if getattr(state.get(k), "shape", None) != v.shape]
-    if wrong:
-        raise UserError(
-            f"checkpoint {checkpoint} is not of this config's model: {len(wrong)} of "
-            f"{len(expected)} tensors are missing or of another shape, such as {wrong[0]}"
-        )
-    model.load_state_dict({key: state[key] for key in expected})
+    check_whole(state, model, f"checkpoint {checkpoint}")
+    model.load_state_dict({key: state[key] for key in model.state_dict()})
 
 
 # The graph --------------------------------------------------------------------------------------

@@ -11,24 +11,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import zipfile
 
-import torch
 from _backbone import DTYPES, BackboneHook
 from _common import (
     UserError,
     build_runner,
     check_data,
     check_file,
-    first_line,
     load_config,
     make_parser,
     run,
 )
 from mmengine.config import Config, ConfigDict
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import METRICS
-from mmengine.runner import Runner
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,32 +65,6 @@ def augment(cfg: Config) -> None:
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
 
-def check_checkpoint(runner: Runner, path: str) -> None:
-    """Mmengine goes on with whatever part of a checkpoint fits; a figure needs all of it.
-
-    Raises:
-        UserError: the file cannot be read, or is another model's.
-    """
-    if "://" in path:
-        return
-    try:  # mapped, not read: this costs next to nothing
-        loaded = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path))
-        state = loaded.get("state_dict", loaded)
-    except Exception as error:  # a damaged file can make its reader raise anything
-        raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    model = runner.model
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    expected = model.state_dict()
-    wrong = [k for k, v in expected.items() if getattr(state.get(k), "shape", None) != v.shape]
-    if wrong:
-        raise UserError(
-            f"checkpoint {path} is not of this config's model: {len(wrong)} of {len(expected)} "
-            f"tensors are missing or of another shape, such as {wrong[0]}"
-        )
-
-
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
@@ -110,8 +79,7 @@ def main() -> None:
     if args.tta:
         augment(cfg)
     cfg.load_from = args.checkpoint
-    runner = build_runner(cfg)
-    check_checkpoint(runner, args.checkpoint)
+    runner = build_runner(cfg, whole=True)
     if args.out:
         # MMDetection's dump packs masks; the others dump their data samples as they are.
         dump = "mmdet.DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
