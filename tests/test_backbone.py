@@ -65,14 +65,18 @@ def test_outputs(out_indices):
 
 @pytest.mark.parametrize("frozen_stages", [-1, 0, 1, 2, 3, 4])
 @pytest.mark.parametrize("with_cp", [False, True])
-def test_every_trainable_parameter_gets_a_gradient(frozen_stages, with_cp):
+@pytest.mark.parametrize("output_norm", [False, True])
+def test_every_trainable_parameter_gets_a_gradient(frozen_stages, with_cp, output_norm):
     """So DistributedDataParallel needs no find_unused_parameters."""
+    arch = dict(depths=(2, 1, 1, 1), dims=(8, 8, 12, 12))
+    options = dict(frozen_stages=frozen_stages, with_cp=with_cp, output_norm=output_norm)
     for out_indices in OUT_INDICES:
-        model = HireMLP(NANO, out_indices=out_indices, frozen_stages=frozen_stages, with_cp=with_cp)
-        model.train()
-        sum(
-            (out * torch.rand_like(out)).sum() for out in model(torch.rand(2, 3, 64, 64))
-        ).backward()
+        model = HireMLP(arch, out_indices=out_indices, **options).train()
+        loss = sum((out * torch.rand_like(out)).sum() for out in model(torch.rand(2, 3, 64, 64)))
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        assert bool(trainable) == (output_norm or frozen_stages <= out_indices[-1])
+        if trainable:
+            loss.backward()
         for name, parameter in model.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, (out_indices, name)
 

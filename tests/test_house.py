@@ -25,6 +25,7 @@ ALLOWED = {
     "backbone": ({"hire_mlp", "checkpoint", "weights", "registry"}, OPENMMLAB | {"torch"}),
     "layer_decay": ({"registry"}, {"mmengine", "torch"}),
     "config_names": (set(), {"mmengine"}),
+    "fsdp": ({"hire_mlp"}, {"mmengine", "torch"}),
     "mmcv_ops": (set(), {"torch", "torchvision", "mmcv"}),
 }
 

@@ -20,7 +20,7 @@ from shapes import write_shapes
 
 from hire_mlp_mm import mmcv_ops
 from hire_mlp_mm.checkpoint import CheckpointError
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT
 
 DETECTION = "configs/cascade_mask_rcnn_hire_nano_shapes.py"
 SEGMENTATION = "configs/upernet_hire_nano_shapes.py"
@@ -236,25 +236,6 @@ def test_classifier_trains_and_is_tested(tmp_path, run_tool):
 
 
 @pytest.mark.timeout(600)
-def test_two_processes(shapes, tmp_path):
-    """dist_train.sh and dist_test.sh, on the CPU with gloo."""
-    env = {**os.environ, **shapes, "PYTHON": sys.executable, "PORT": free_port()}
-    command = ["tools/dist_train.sh", SEGMENTATION, "2", "--work-dir", str(tmp_path / "train")]
-    done = subprocess.run(
-        ["bash", *command, *options(2, 2)],
-        cwd=ROOT, env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    command = ["tools/dist_test.sh", SEGMENTATION, str(tmp_path / "train/iter_2.pth"), "2"]
-    command += ["--work-dir", str(tmp_path / "test")]
-    done = subprocess.run(
-        ["bash", *command], cwd=ROOT, env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "mIoU" in metrics(tmp_path / "test")
-
-
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("host", "config"), [("mmdet", DETECTION), ("mmseg", SEGMENTATION)])
 def test_configs_run_under_the_hosts_own_train_py(host, config, shapes, tmp_path, run_tool):
     """Nothing of ours on the command line: the config's custom_imports do it all."""
@@ -299,6 +280,10 @@ MISTAKES = {
     "out": (["test", DETECTION, "setup.py", "--out", "setup.py"], "exists already"),
     "out name": (["test", DETECTION, "setup.py", "--out", "x.json"], "ends in .pkl"),
     "tta": (["test", DETECTION, "setup.py", "--tta"], "no tta_model"),
+    "one process": (
+        ["train", "configs/upernet_hire_l_ade20k_fsdp.py"],
+        "upernet_hire_l_ade20k_fsdp.py divides the model among several processes",
+    ),
     "auto scale": (["train", DETECTION, "--auto-scale-lr"], "base_batch_size"),
 }  # fmt: skip
 

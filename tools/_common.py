@@ -77,7 +77,14 @@ def run(main: Callable[[], None]) -> None:
             path = getattr(error, "filename", None)
             text = f"{path} not found" if path else str(error).strip().splitlines()[-1]
             print(f"{Path(sys.argv[0]).name}: error: {text}", file=sys.stderr)
+        if torch.distributed.is_initialized():
+            leave_at_once(2)
         sys.exit(2)
+    except Exception:
+        if not torch.distributed.is_initialized():
+            raise
+        sys.excepthook(*sys.exc_info())
+        leave_at_once(1)
 
 
 def leave_process_group() -> None:
@@ -90,10 +97,18 @@ def leave_process_group() -> None:
     # Now and then gloo's threads abort a process that is being taken down in order ("terminate
     # called without an active exception"), and its launcher reports a failure.
     torch.distributed.barrier()
+    leave_at_once(0)
+
+
+def leave_at_once(code: int) -> None:
+    """End a process of several, not taken down in order, with what it has said.
+
+    In order, it may wait for minutes for what others would have sent that are gone.
+    """
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 def describe(error: Exception) -> str:
@@ -158,7 +173,8 @@ def build_runner(cfg: Config, whole: bool = False) -> Runner:
 
 def join_processes_on_cpu(cfg: Config) -> None:
     """Start torch.distributed on the CPU, for which mmengine's launchers want a GPU."""
-    torch.distributed.init_process_group("gloo")
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
     cfg.sync_bn = None  # torch has SyncBN for GPUs only
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel",

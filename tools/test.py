@@ -68,6 +68,9 @@ def augment(cfg: Config) -> None:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    if "strategy" in cfg:  # how to train; the plain runner tests what came of it
+        cfg.pop("strategy")
+        cfg.pop("runner_type", None)
     check_file(args.checkpoint, "checkpoint")
     check_data(cfg, ("test",))
     if args.out and os.path.exists(args.out):

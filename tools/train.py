@@ -56,6 +56,11 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
         cfg.optim_wrapper.dtype = args.amp_dtype
+    if "FSDP" in cfg.get("strategy", {}).get("type", "") and args.launcher == "none":
+        raise UserError(
+            f"{args.config} divides the model among several processes; "
+            f"start them by tools/dist_train.sh"
+        )
     if args.auto_scale_lr:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise UserError(f"--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size")
