@@ -22,6 +22,7 @@ from _common import (
     make_parser,
     run,
 )
+from _data import batch_errors, guard_data
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import METRICS
 
@@ -83,6 +84,7 @@ def main() -> None:
         augment(cfg)
     cfg.load_from = args.checkpoint
     runner = build_runner(cfg, whole=True)
+    guard_data(runner)
     if args.out:
         # MMDetection's dump packs masks; the others dump their data samples as they are.
         dump = "mmdet.DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
@@ -92,7 +94,8 @@ def main() -> None:
         runner.register_hook(
             BackboneHook(args.fuse, dtype, args.channels_last, args.compile_backbone)
         )
-    runner.test()
+    with batch_errors(runner):
+        runner.test()
 
 
 if __name__ == "__main__":

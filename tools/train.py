@@ -19,6 +19,8 @@ from _common import (
     make_parser,
     run,
 )
+from _data import batch_errors, guard_data
+from _finite import FiniteHook
 from mmengine.config import Config
 from mmengine.device import get_device
 
@@ -78,9 +80,12 @@ def main() -> None:
     apply_options(cfg, args)
     check_data(cfg, ("train", "val"))
     runner = build_runner(cfg)
+    guard_data(runner)
+    runner.register_hook(FiniteHook())
     if args.channels_last or args.compile_backbone:
         runner.register_hook(BackboneHook(False, None, args.channels_last, args.compile_backbone))
-    runner.train()
+    with batch_errors(runner):
+        runner.train()
 
 
 if __name__ == "__main__":

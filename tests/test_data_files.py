@@ -1,0 +1,458 @@
+"""Does a run say which data file is wrong, and count what it skips?"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import _data
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner import Runner
+from PIL import Image
+from shapes import write_shapes
+
+from tests.conftest import ROOT
+
+DETECTION = "configs/cascade_mask_rcnn_hire_nano_shapes.py"
+SEGMENTATION = "configs/upernet_hire_nano_shapes.py"
+IMAGE = "images/training/00001.jpg"
+MASK = "annotations/training/00001.png"
+COCO = "annotations/instances_training.json"
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, train=4, val=2, size=SIZE)
+    return folder
+
+
+@pytest.fixture
+def data(shapes, tmp_path) -> Path:
+    """A data set of the test's own."""
+    shutil.copytree(shapes, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def configs() -> dict[str, Config]:
+    _data.check_coco_files()
+    return {"mmdet": Config.fromfile(DETECTION), "mmseg": Config.fromfile(SEGMENTATION)}
+
+
+@pytest.fixture
+def load(configs, data):
+    """Build a host's data loader on the training images, as the tools do."""
+
+    def load(host: str, test: bool = False, build=_data.guarded_loader, **settings: object):
+        init_default_scope(host)
+        loader = copy.deepcopy(configs[host].train_dataloader)
+        loader.update(batch_size=2, sampler=dict(type="DefaultSampler", shuffle=False))
+        if test:
+            loader.dataset.test_mode = True
+            loader.dataset.pipeline = configs[host].test_dataloader.dataset.pipeline
+        loader.dataset.update(data_root=str(data), **settings)
+        if build is _data.guarded_loader:
+            return build(Runner.build_dataloader, loader, seed=0)
+        return build(loader, seed=0)
+
+    return load
+
+
+def change_image(path: str, change, kind: str = "JPEG"):
+    def fault(data: Path) -> None:
+        image = change(Image.open(data / path).copy())
+        image.save(data / path, kind)
+
+    return fault
+
+
+def change_bytes(path: str, change):
+    def fault(data: Path) -> None:
+        (data / path).write_bytes(change((data / path).read_bytes()))
+
+    return fault
+
+
+def change_coco(change):
+    def fault(data: Path) -> None:
+        content = json.loads((data / COCO).read_text())
+        changed = change(content)
+        (data / COCO).write_text(json.dumps(content if changed is None else changed))
+
+    return fault
+
+
+def annotation(**fields: object):
+    return change_coco(lambda content: content["annotations"][0].update(fields))
+
+
+def without(field: str):
+    def change(content: dict) -> None:
+        del content["annotations"][0][field]
+
+    return change_coco(change)
+
+
+def resize_masks(content: dict) -> None:
+    for one in content["annotations"]:
+        if one["image_id"] == 1:  # all of an image: mmdet would reshape them
+            one["segmentation"]["size"] = [SIZE // 2, SIZE * 2]
+
+
+def widen_labels(data: Path) -> None:
+    labels = np.asarray(Image.open(data / MASK)).astype(np.uint16)
+    Image.fromarray(labels + 256).save(data / MASK)
+
+
+half = change_bytes(IMAGE, lambda content: content[: len(content) * 9 // 10])
+small = change_image(IMAGE, lambda image: image.resize((32, 32)))
+IMAGE_FAULTS = {
+    "truncated": (half, f"{IMAGE}: the JPEG is truncated"),
+    "empty": (change_bytes(IMAGE, lambda _: b""), f"{IMAGE}: the file is empty"),
+    "text": (change_bytes(IMAGE, lambda _: b"hello"), f"{IMAGE}: the image cannot be decoded"),
+}
+FAULTS = {
+    **{f"{name} {host}": (host, *IMAGE_FAULTS[name])
+       for name in IMAGE_FAULTS for host in ("mmdet", "mmseg")},
+    "no image": ("mmdet", lambda data: (data / IMAGE).unlink(), f"{IMAGE} not found"),
+    "image of another size": (
+        "mmdet", small,
+        f"{IMAGE}: the image is read as 32 x 32 pixels (rotated as its EXIF says), and its "
+        "annotations are for 64 x 64",
+    ),
+    "not JSON": (
+        "mmdet", change_bytes(COCO, lambda content: content[:1000]),
+        f"{COCO} cannot be read: JSONDecodeError: Unterminated string",
+    ),
+    "not text": (
+        "mmdet", change_bytes(COCO, lambda _: b"\x80\x02"),
+        f"{COCO} cannot be read: UnicodeDecodeError",
+    ),
+    "a list": ("mmdet", change_coco(lambda _: [1]), f"{COCO} cannot be read: AssertionError"),
+    "other JSON": (
+        "mmdet", change_coco(lambda _: {"a": 1}),
+        f"{COCO}: expected COCO's format, with a list 'images'",
+    ),
+    "no images": (
+        "mmdet", change_coco(lambda content: content.update(images=[])),
+        f"{COCO}: no images for CocoDataset",
+    ),
+    "no area": ("mmdet", without("area"), "record 1 of 'annotations' lacks area"),
+    "NaN": (
+        "mmdet", annotation(bbox=[float("nan"), 1, 9, 9]),
+        f"{COCO}: annotation 1 has the box [nan, 1, 9, 9]; expected x, y, width and height",
+    ),
+    "three numbers": ("mmdet", annotation(bbox=[1, 2, 3]), "annotation 1 has the box [1, 2, 3]"),
+    "no mask": ("mmdet", without("segmentation"), "LoadAnnotations of an image of 64 x 64"),
+    "masks of another size": (
+        "mmdet", change_coco(resize_masks), "has the size [32, 128]; expected [64, 64]"
+    ),
+    "run lengths": (
+        "mmdet", annotation(segmentation=dict(size=[SIZE, SIZE], counts=[0, SIZE * SIZE * 9])),
+        "images/training/00000.jpg: LoadAnnotations of an image of 64 x 64 pixels failed with",
+    ),
+    "a class too few": (
+        "mmdet", change_coco(lambda content: content.update(categories=content["categories"][1:])),
+        f"{COCO} has no category circle, which the config's classes name",
+    ),
+    "another order": (
+        "mmdet",
+        change_coco(lambda content: content.update(categories=content["categories"][::-1])),
+        f"{COCO} has the categories triangle, square, circle; expected the config's circle, "
+        "square, triangle",
+    ),
+    "map of another size": (
+        "mmseg", change_image(MASK, lambda image: image.resize((32, 32)), "PNG"),
+        f"{MASK} is read with the shape (32, 32); expected (64, 64) as the image",
+    ),
+    "colour map": (
+        "mmseg", change_image(MASK, lambda image: image.convert("RGB"), "PNG"),
+        f"{MASK} is read with the shape (64, 64, 3); expected (64, 64)",
+    ),
+    "label": (
+        "mmseg", change_image(MASK, lambda image: image.point(lambda v: v or 7), "PNG"),
+        "pixels; expected 0 to 3, or 255 for pixels to ignore",
+    ),
+    "16-bit label": ("mmseg", widen_labels, f"{MASK} has the label 25"),
+    "empty map": (
+        "mmseg", change_bytes(MASK, lambda _: b""), f"{MASK}: the file is empty"
+    ),
+    "no map": ("mmseg", lambda data: (data / MASK).unlink(), f"{MASK} not found"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_file_is_named_in_one_line(fault, load, data):
+    host, do, message = FAULTS[fault]
+    do(data)
+    for test in (False, True):
+        with pytest.raises(_data.DataError) as raised:
+            list(load(host, test))
+        assert message in str(raised.value)
+        assert "\n" not in str(raised.value)
+        assert str(data) in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["mmdet", "mmseg"])
+@pytest.mark.parametrize("test", [False, True], ids=["train", "test"])
+def test_honest_data_are_the_hosts(host, test, load):
+    np.random.seed(0)
+    plain = list(load(host, test, build=Runner.build_dataloader))
+    np.random.seed(0)
+    for ours, theirs in zip(load(host, test), plain, strict=True):
+        for one, other in zip(ours["inputs"], theirs["inputs"], strict=True):
+            assert torch.equal(one, other)
+        for one, other in zip(ours["data_samples"], theirs["data_samples"], strict=True):
+            assert one.img_path == other.img_path
+            for mine, its in zip(truth(one), truth(other), strict=True):
+                assert np.array_equal(mine, its)
+
+
+def truth(sample) -> list:
+    """What a data sample says of its image, as arrays."""
+    if "gt_sem_seg" in sample:
+        return [sample.gt_sem_seg.data]
+    found = sample.gt_instances
+    return [found.bboxes.tensor, found.labels, found.masks.masks]
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_kinds_of_images_become_8_bit_bgr(rng):
+    """OpenCV's conventions, which the hosts' figures are made with; none of them is refused."""
+    colours = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    image = Image.fromarray(colours)
+    read = mmcv.imfrombytes
+    assert read is _data.decode_whole
+    grey = image.convert("L")
+    assert (read(encode(grey)) == np.asarray(grey)[..., None]).all()
+    alpha = Image.fromarray(rng.integers(0, 256, (64, 64)).astype(np.uint8))
+    rgba = image.copy()
+    rgba.putalpha(alpha)
+    assert (read(encode(rgba))[..., ::-1] == colours).all()  # alpha is dropped
+    wide = rng.integers(0, 65536, (64, 64)).astype(np.uint16)
+    assert (read(encode(Image.fromarray(wide)))[..., 0] == wide >> 8).all()
+    cmyk = read(encode(image.convert("CMYK"), "JPEG", quality=95)).astype(int)
+    assert abs(cmyk[..., ::-1] - colours).mean() < 3
+    rotated = Image.Exif()
+    rotated[0x112] = 6
+    assert read(encode(image.crop((0, 0, 64, 32)), "JPEG", exif=rotated)).shape == (64, 32, 3)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_every_truncation_of_a_jpeg_is_seen(progressive, rng):
+    """OpenCV before 4.11 fills what is missing with grey, and says nothing."""
+    image = Image.fromarray(rng.integers(0, 256, (48, 48, 3)).astype(np.uint8))
+    thumbnail = encode(image.resize((16, 16)), "JPEG")
+    exif = b"Exif\0\0" + thumbnail
+    whole = encode(image, "JPEG", progressive=progressive, exif=exif, restart_marker_rows=1)
+    assert _data.has_end(whole)
+    assert _data.has_end(whole + b"\xff\xda after the end")
+    for length in range(2, len(whole) - 1):
+        assert not _data.has_end(whole[:length]), length
+
+
+def test_what_a_coco_file_loses_is_counted(load, data, monkeypatch):
+    def change(content: dict) -> None:
+        first, second, third, fourth, *_ = content["annotations"]
+        others = [one for one in content["annotations"] if one["image_id"] == 1]
+        first.update(bbox=[5, 5, 0, 0], area=0)
+        second.update(bbox=[200, 200, 10, 10])
+        third.update(category_id=9)
+        content["categories"].append(dict(id=9, name="foo"))
+        fourth.update(category_id=10)
+        content["annotations"] = [first, second, third, fourth, *others[-1:]]
+        others[-1].update(image_id=77)
+
+    change_coco(change)(data)
+    lines = []
+    monkeypatch.setattr(_data, "print_log", lambda line, **_: lines.append(line))
+    load("mmdet")
+    load("mmdet", filter_cfg=dict(filter_empty_gt=True))
+    (line, filtered) = lines
+    for part in (
+        f"{COCO}: 4 of 4 images, 4 without boxes; ",
+        "; skipped 1 boxes of zero area or thinner than a pixel",
+        "; skipped 1 boxes outside their image",
+        "; skipped 2 boxes of categories that are not among the classes (10, foo)",
+        "; skipped 1 boxes of images that the file does not list",
+    ):
+        assert part in line
+    assert f"{COCO}: {len(load('mmdet', filter_cfg=dict(filter_empty_gt=True)).dataset)} of" in (
+        filtered
+    )
+    # The counts are the host's own: what is left is what it kept.
+    dataset = load("mmdet").dataset
+    kept = sum(len(dataset.get_data_info(index)["instances"]) for index in range(len(dataset)))
+    assert kept + sum(dataset.skipped.values()) == 5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8000, 30), (30, 8000)])
+def test_images_of_odd_sizes(size, load, data):
+    """They are read; where a step cannot take them, the line says which."""
+    width, height = size
+    change_image(IMAGE, lambda image: image.resize(size))(data)
+    change_image(MASK, lambda image: image.resize(size, 0), "PNG")(data)
+
+    def change(content: dict) -> None:
+        content["images"][1].update(width=width, height=height)
+        content["annotations"] = [one for one in content["annotations"] if one["image_id"] != 1]
+
+    change_coco(change)(data)
+    loader = load("mmdet")
+    steps = loader.dataset.pipeline.transforms
+    # A flipped pixel cannot be packed, another of the host's limits.
+    loader.dataset.pipeline.transforms = [
+        one for one in steps if type(one).__name__ != "RandomFlip"
+    ]
+    assert second_shape(loader) == (3, height, width)
+    if size == (1, 1):
+        assert second_shape(load("mmdet", test=True)) == (3, 128, 128)
+        with pytest.raises(_data.DataError, match=r"00001.png is read with the shape \(\)"):
+            list(load("mmseg"))
+    else:
+        with pytest.raises(_data.DataError, match=f"Resize of an image of {width} x {height}"):
+            list(load("mmdet", test=True))
+        assert second_shape(load("mmseg")) == (3, height, width)
+
+
+def second_shape(loader) -> tuple[int, ...]:
+    return tuple(next(iter(loader))["inputs"][1].shape)
+
+
+def test_a_model_that_fails_names_its_images(load):
+    class Model(Runner):
+        """Of a runner, what is needed to call hooks around a step that fails."""
+
+        logger = MMLogger.get_instance("model", log_level="CRITICAL")
+
+        def __init__(self) -> None:
+            self._hooks = []
+
+        def run(self, batch: dict, in_model: bool) -> None:
+            with _data.batch_errors(self):
+                self.call_hook("before_train_iter", batch_idx=0, data_batch=batch)
+                if not in_model:
+                    self.call_hook("after_train_iter", batch_idx=0, data_batch=batch)
+                raise ValueError("no valid anchor\nmore")
+
+    batch = next(iter(load("mmseg")))
+    with pytest.raises(_data.DataError) as raised:
+        Model().run(batch, in_model=True)
+    line = str(raised.value)
+    assert line.startswith("the model failed on ")
+    assert "training/00000.jpg (64 x 64)" in line
+    assert line.endswith("ValueError: no valid anchor")
+    with pytest.raises(ValueError, match="no valid anchor"):
+        Model().run(batch, in_model=False)
+
+
+def test_unreadable_images_that_the_config_replaces_are_counted(load, data, monkeypatch):
+    """`ignore_empty` is the hosts' own way to go on; without an image left there is an end."""
+    half(data)
+    lines = []
+    monkeypatch.setattr(_data, "print_log", lambda line, **_: lines.append(line))
+    pipeline = [dict(type="LoadImageFromFile", ignore_empty=True), dict(type="PackSegInputs")]
+    loader = load("mmseg", pipeline=pipeline)
+    assert sum(len(batch["inputs"]) for batch in loader) == 4
+    assert sum("JPEG is truncated; replaced by another image (1 times" in one for one in lines) == 1
+    for path in (data / "images/training").iterdir():
+        path.write_bytes(b"")
+    loader = load("mmseg", pipeline=pipeline, max_refetch=5)
+    with pytest.raises(_data.DataError, match="has refused 6 images in a row"):
+        list(loader)
+
+
+def test_within_other_data_sets_and_processes(load, data):
+    half(data)
+    dataset = load("mmseg").dataset
+    again = pickle.loads(pickle.dumps(dataset))  # as for a worker that is not a fork
+    with pytest.raises(_data.DataError, match="truncated"):
+        again[1]
+    init_default_scope("mmseg")
+    plain = dict(type="BaseSegDataset", data_root=str(data), data_prefix=dict(
+        img_path="images/training", seg_map_path="annotations/training"
+    ), pipeline=[dict(type="TestTimeAug", transforms=[
+        [dict(type="LoadImageFromFile")], [dict(type="LoadAnnotations")]
+    ])])  # fmt: skip
+    cfg = dict(type="RepeatDataset", times=2, dataset=dict(type="ConcatDataset", datasets=[plain]))
+    loader = _data.guarded_loader(
+        Runner.build_dataloader,
+        dict(dataset=cfg, sampler=dict(type="DefaultSampler"), num_workers=1, batch_size=1),
+    )
+    with pytest.raises(_data.DataError) as raised:
+        list(loader)
+    assert str(raised.value) == f"{data / IMAGE}: the JPEG is truncated"
+    assert DATASETS.build(dict(plain, pipeline=[]))  # without guards
+
+
+class Head(torch.nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+
+def test_fewer_outputs_than_classes(load):
+    dataset = load("mmdet").dataset
+    enough = torch.nn.ModuleDict({"rpn_head": Head(1), "bbox_head": Head(3)})
+    _data.check_classes(enough, dataset)
+    too_few = torch.nn.ModuleDict({"bbox_head": Head(2)})
+    message = r"bbox_head \(Head\) has num_classes=2, and CocoDataset 3 classes"
+    with pytest.raises(_data.DataError, match=message):
+        _data.check_classes(too_few, dataset)
+
+
+def test_an_evaluator_names_its_file(tmp_path):
+    init_default_scope("mmdet")
+    (tmp_path / "truth.json").write_text("{")
+    config = dict(type="CocoMetric", ann_file=str(tmp_path / "truth.json"), metric="bbox")
+    with pytest.raises(_data.DataError, match=r"truth.json cannot be read: JSONDecodeError"):
+        _data.guarded_evaluator(_data.Evaluator, config)
+
+
+@pytest.mark.timeout(600)
+def test_the_tools_say_it(data, tmp_path, run_tool):
+    """Training, with workers, and testing."""
+    init_default_scope("mmseg")
+    config = Config.fromfile(SEGMENTATION)
+    model = MODELS.build(config.model)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pth")
+    FAULTS["label"][1](data)
+    (data / "images/validation").rename(data / "images/old")
+    (data / "annotations/validation").rename(data / "annotations/old")
+    shutil.copytree(data / "images/training", data / "images/validation")
+    shutil.copytree(data / "annotations/training", data / "annotations/validation")
+    env = {"SHAPES_ROOT": str(data)}
+    for name, args, message in (
+        ("train", ["train_dataloader.num_workers=1"], FAULTS["label"][2]),
+        ("test", ["test_dataloader.num_workers=1"], FAULTS["label"][2]),
+    ):
+        extra = [tmp_path / "model.pth"] if name == "test" else []
+        command = [ROOT / f"tools/{name}.py", SEGMENTATION, *extra, "--work-dir", tmp_path / name]
+        done = run_tool(*command, "--cfg-options", *args, env=env)
+        assert done.returncode == 2, done.stderr[-2000:]
+        assert "Traceback" not in done.stderr
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith(f"{name}.py: error: {data}/images/")
+        assert message in last

@@ -1,0 +1,215 @@
+"""Does training stop on a loss that is not a number, before it spoils anything?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from _common import UserError, allow_training_checkpoints
+from _finite import FiniteHook
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from shapes import write_shapes
+
+from tests.conftest import ROOT, free_port
+
+CONFIGS = {
+    "detector": "configs/cascade_mask_rcnn_hire_nano_shapes.py",
+    "segmentor": "configs/upernet_hire_nano_shapes.py",
+}
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, train=4, val=1)
+    return folder
+
+
+class Poison(Hook):
+    """Spoils one thing before one iteration, and remembers the weights of then."""
+
+    def __init__(self, iteration: int, what: str) -> None:
+        self.iteration, self.what = iteration, what
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.iter + 1 != self.iteration:
+            return
+        self.model = runner.model
+        self.before = [p.detach().clone() for p in runner.model.parameters()]
+        self.images = [sample.img_path for sample in data_batch["data_samples"]]
+        if self.what == "image":
+            data_batch["inputs"][0] = data_batch["inputs"][0] * float("nan")
+        elif self.what == "gradient":
+            weight = next(runner.model.backbone.parameters())
+            weight.register_hook(lambda gradient: gradient * float("inf"))
+        elif self.what == "step":  # the gradient is fine and what it does to the weights is not
+            runner.optim_wrapper.optimizer.register_step_post_hook(self.spoil)
+
+    @staticmethod
+    def spoil(optimizer, *_) -> None:
+        with torch.no_grad():
+            optimizer.param_groups[0]["params"][0].view(-1)[0] = float("inf")
+
+
+def train(model: str, shapes: Path, work_dir: Path, poison: Poison) -> Runner:
+    """Train for 4 iterations with a checkpoint after each."""
+    cfg = Config.fromfile(ROOT / CONFIGS[model])
+    cfg.train_dataloader.update(batch_size=2)
+    cfg.train_dataloader.dataset.data_root = str(shapes)
+    cfg.merge_from_dict(
+        dict(
+            work_dir=str(work_dir),
+            experiment_name=work_dir.name,
+            train_cfg=dict(max_iters=4, val_interval=100),
+            default_hooks=dict(checkpoint=dict(interval=1, max_keep_ckpts=-1)),
+        )
+    )
+    for key in ("dataloader", "cfg", "evaluator"):
+        cfg[f"val_{key}"] = cfg[f"test_{key}"] = None
+    allow_training_checkpoints()
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(FiniteHook())
+    runner.register_hook(poison)
+    runner.train()
+    return runner
+
+
+def saved(work_dir: Path) -> list[str]:
+    """Names of the checkpoints; they hold numbers."""
+    names = sorted(path.name for path in work_dir.glob("*.pth"))
+    for name in names:
+        state = torch.load(work_dir / name, weights_only=False)["state_dict"]
+        assert all(value.isfinite().all() for value in state.values())
+    return names
+
+
+@pytest.mark.parametrize("model", CONFIGS)
+def test_an_image_that_makes_the_loss_nan(model, shapes, tmp_path):
+    poison = Poison(3, "image")
+    with pytest.raises(UserError) as raised:
+        train(model, shapes, tmp_path, poison)
+    line = str(raised.value)
+    assert line.startswith("iteration 3: the loss is nan, with the images ")
+    assert len(poison.images) == 2
+    for image in poison.images:
+        assert image in line
+    assert f"the last checkpoint is {tmp_path / 'iter_2.pth'}" in line
+    assert saved(tmp_path) == ["iter_1.pth", "iter_2.pth"]
+    for now, then in zip(poison.model.parameters(), poison.before, strict=True):
+        assert torch.equal(now, then)  # no step was taken
+
+
+def test_a_gradient_that_is_infinite(shapes, tmp_path):
+    """The loss is fine; the weights would not be."""
+    with pytest.raises(UserError, match=r"iteration 1: a gradient is NaN or Inf \(the loss is \d"):
+        train("segmentor", shapes, tmp_path, Poison(1, "gradient"))
+    assert saved(tmp_path) == []
+
+
+def test_weights_that_are_not_numbers_are_not_saved(shapes, tmp_path):
+    with pytest.raises(UserError, match=r"iteration 2: \S+ is NaN or Inf, and was not saved; the"):
+        train("segmentor", shapes, tmp_path, Poison(2, "step"))
+    assert saved(tmp_path) == ["iter_1.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / "iter_1.pth")
+
+
+def test_under_a_gradient_scaler_the_loss_alone_counts():
+    """It skips the step on an infinite gradient, and goes on with a smaller scale."""
+    from mmengine.logging import MessageHub
+    from mmengine.optim import AmpOptimWrapper, OptimWrapper
+
+    class Scaled(AmpOptimWrapper):
+        def __init__(self, optimizer) -> None:  # the real one wants a GPU
+            OptimWrapper.__init__(self, optimizer)
+            self.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+            self._scale_update_param = None
+
+    MessageHub.get_current_instance()
+    weight = torch.nn.Parameter(torch.ones(2))
+    hook = FiniteHook()
+    runner = FakeRunner(Scaled(torch.optim.SGD([weight], lr=0.1)))
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 0, {})
+    runner.optim_wrapper.update_params((weight * 100).sum())
+    assert weight.grad is None or not weight.grad.isfinite().all()
+    assert (weight == 1).all()
+    assert runner.optim_wrapper.loss_scaler.get_scale() < 2.0**127
+    with pytest.raises(UserError, match="the loss is nan"):
+        runner.optim_wrapper.update_params((weight * float("nan")).sum())
+
+
+class FakeRunner:
+    """What of a runner the check looks at."""
+
+    iter = 6
+    work_dir = "nowhere"
+
+    def __init__(self, optim_wrapper) -> None:
+        self.optim_wrapper = optim_wrapper
+
+
+def one_process(rank: int) -> None:
+    """Of two: the loss of the second is NaN, and both must say so."""
+    from mmengine.logging import MessageHub
+    from mmengine.optim import OptimWrapper
+    from mmengine.structures import BaseDataElement
+
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    MessageHub.get_current_instance()
+    model = torch.nn.Linear(2, 1)
+    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    runner = FakeRunner(OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+    hook = FiniteHook()
+    hook.before_train(runner)
+    image = BaseDataElement(metainfo=dict(img_path=f"image{rank}.jpg"))
+    hook.before_train_iter(runner, 0, dict(data_samples=[image]))
+    # Without a gradient to say so: the processes must ask each other.
+    loss = parallel(torch.ones(1, 2)).sum()
+    runner.optim_wrapper.update_params(loss)
+    before = model.weight.detach().clone()
+    loss = parallel(torch.ones(1, 2)).sum() + (float("nan") if rank else 0.0)
+    try:
+        runner.optim_wrapper.update_params(loss)
+    except UserError as error:
+        same = torch.equal(before, model.weight)
+        sys.stdout.write(f"rank {rank}: {error}; same weights: {same}\n")
+    torch.distributed.barrier()
+    os._exit(0)
+
+
+def test_all_processes_stop():
+    port = free_port()
+    code = "import sys, tests.conftest, tests.test_nan as t; t.one_process(int(sys.argv[1]))"
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONUNBUFFERED": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(rank)],
+            cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for rank, process in enumerate(processes):
+        out, err = process.communicate(timeout=200)
+        expected = f"rank {rank}: iteration 7: the loss is nan, with the images image1.jpg and the"
+        assert expected in out, err[-2000:]
+        assert "same weights: True" in out
+
+
+@pytest.mark.timeout(600)
+def test_the_tool_says_it(shapes, tmp_path, run_tool):
+    settings = ["optim_wrapper.optimizer.lr=1e30", "param_scheduler=None"]
+    settings += ["train_dataloader.batch_size=2", "default_hooks.checkpoint.interval=1"]
+    command = ["tools/train.py", CONFIGS["segmentor"], "--work-dir", tmp_path]
+    env = {"SHAPES_ROOT": str(shapes)}
+    done = run_tool(*command, "--cfg-options", *settings, env=env)
+    assert done.returncode == 2, done.stderr[-2000:]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("train.py: error: iteration 2: the loss is nan, with the images /")
+    assert "the learning rate 1e+30" in last
+    assert saved(tmp_path) == ["iter_1.pth"]
