@@ -18,7 +18,7 @@ SETUP = $(PYTHON) tools/setup_env.py --venv $(VENV) --lock $(LOCK) \
 	$(if $(MIN_FREE_GB),--min-free-gb $(MIN_FREE_GB))
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock demo test test-onedl test-torch-min fuzz lint format tables build clean
+.PHONY: help env lock demo test test-onedl test-torch-min fuzz soak chaos lint format tables build clean
 
 help: ## list the targets
 	@echo 'make [PYTHON=python3.11] [VENV=.venv] TARGET'
@@ -54,6 +54,9 @@ test-torch-min: ## run the tests on the oldest torch that is claimed, in .venv-t
 
 fuzz: env ## read 10,000 odd weight files of each kind
 	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/test_fuzz_weights.py $(ARGS)
+
+soak: env ## thousands of images of random sizes: memory, threads and files have to stay flat
+	$(BIN)/python tools/soak.py $(ARGS)
 
 lint: env ## check style, types and spelling
 	$(BIN)/ruff check $(SOURCES)

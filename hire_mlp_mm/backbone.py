@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcv.cnn import build_norm_layer
@@ -65,6 +65,9 @@ class HireMLP(HireMLPNet, BaseModule):
         [(1, 64, 56, 56), (1, 128, 28, 28), (1, 320, 14, 14), (1, 512, 7, 7)]
     """
 
+    # Whether `init_weights` had no weights to load, and nothing else has brought any since.
+    starts_random = False
+
     def __init__(
         self,
         arch: ArchLike = "small",
@@ -111,6 +114,10 @@ class HireMLP(HireMLPNet, BaseModule):
     def train(self, mode: bool = True) -> HireMLP:
         """Training or evaluation mode; frozen modules and, by `norm_eval`, norms stay in eval."""
         super().train(mode)
+        if mode and self.starts_random:  # a run's checkpoint, if it has one, is loaded by now
+            self.starts_random = False
+            said = "HireMLP training starts from random weights: init_cfg and load_from name none"
+            print_log(said, logger="current", level=logging.INFO)
         for module in self.frozen_modules():
             module.eval()
         if self.norm_eval:
@@ -176,6 +183,15 @@ class HireMLP(HireMLPNet, BaseModule):
                     f"checkpoint=..., prefix=...)"
                 )
             self.load_pretrained(cfg["checkpoint"], cfg.get("prefix") or "")
+        self.starts_random = not pretrained
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """What torch's and mmengine's loaders call for each module of a model."""
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if any(key.startswith(prefix) for key in state_dict):
+            self.starts_random = False
 
     def load_pretrained(self, checkpoint: str, prefix: str = "") -> None:
         """Load weights strictly and say in one line of the log what was loaded.

@@ -10,10 +10,11 @@ import pytest
 import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hire_mlp_mm import HireMLP
+from hire_mlp_mm import HireMLP, backbone
 from tests.conftest import NANO, ROOT
 
 OUT_INDICES = [c for n in (1, 2, 3, 4) for c in combinations(range(4), n)]
@@ -186,3 +187,37 @@ def test_copies_and_pickles():
     buffer.seek(0)
     for twin in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
         assert torch.equal(twin(x)[3], model(x)[3])
+
+
+@pytest.mark.parametrize(
+    ("loaded", "said"),
+    [
+        (None, True),
+        ("backbone", False),  # as `load_from` and `--resume` do
+        ("neck", True),  # a checkpoint without the backbone
+    ],
+)
+def test_random_weights_are_said_once_where_training_starts(loaded, said, monkeypatch):
+    lines = []
+    monkeypatch.setattr(backbone, "print_log", lambda message, **kwargs: lines.append(message))
+    model = nn.ModuleDict(dict(backbone=HireMLP(NANO), neck=nn.Linear(2, 2)))
+    model.backbone.init_weights()
+    assert not lines  # mmengine's runner loads checkpoints after this
+    if loaded:
+        state = {k: v for k, v in model.state_dict().items() if k.startswith(loaded)}
+        load_state_dict(model, state)
+    model.train().eval()
+    model.train()
+    assert len(lines) == said
+    assert all("starts from random weights" in line for line in lines)
+
+
+def test_weights_of_init_cfg_are_not_random(tmp_path, monkeypatch):
+    torch.save(HireMLP(NANO).state_dict(), tmp_path / "nano.pth")
+    lines = []
+    monkeypatch.setattr(backbone, "print_log", lambda message, **kwargs: lines.append(message))
+    init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "nano.pth"))
+    model = HireMLP(NANO, init_cfg=init_cfg)
+    model.init_weights()
+    model.train()
+    assert ["loaded" in line for line in lines] == [True]

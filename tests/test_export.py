@@ -123,6 +123,8 @@ def test_backbone_of_a_detector(paddings, folder, monkeypatch, capsys):
     assert_equal(out, model)
     said = capsys.readouterr().out
     assert said.count("largest relative difference") == 3
+    phases = ("reading detector.py", "exporting", "checking", "measuring", "wrote")
+    assert sorted(phases, key=said.index) == list(phases)
     assert "warning" not in said
     assert [path.name for path in folder.iterdir()] == ["backbone.onnx"]
 

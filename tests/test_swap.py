@@ -144,7 +144,10 @@ def test_the_written_config_is_whole_and_says_what_changed(run_tool, tmp_path):
     head = text[: text.index("\n\n")]
     assert all(line.startswith("#") for line in head.splitlines())
     assert "model.auxiliary_head.in_channels: 1024 -> 320" in head
-    assert "SGD" in head
+    assert "        drop_path_rate: 0.1\n" in head
+    assert "        init_cfg: Pretrained, hire-mlp://tiny\n" in head
+    assert "optim_wrapper.optimizer: still SGD, lr 0.01; Hire-MLP was trained with AdamW" in head
+    assert all(line.strip("# ") in done.stdout for line in head.splitlines()[2:])
     expected = load(source)
     swap_backbone(expected, "tiny")
     assert Config.fromfile(out).to_dict() == expected.to_dict()

@@ -12,8 +12,10 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import _common
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from PIL import Image
 from shapes import write_shapes
@@ -109,6 +111,7 @@ def test_detector_trains_dies_resumes_and_is_tested(shapes, tmp_path, run_tool):
     done = run_tool(*train, "--resume", *options(8, 2), env=shapes)
     assert done.returncode == 0, done.stderr
     assert "resumed epoch: 0, iter: " in done.stdout
+    assert "starts from random weights" not in done.stdout
     assert mmcv_ops.describe() in done.stdout
     last = torch.load(tmp_path / "train/iter_8.pth", weights_only=False)
     assert last["meta"]["iter"] == 8
@@ -130,6 +133,7 @@ def test_other_forms_of_a_detector_have_the_same_figures(shapes, tmp_path, run_t
     train = ["tools/train.py", DETECTION, "--work-dir", tmp_path / "train", *options(30, 30)]
     done = run_tool(*train, env=shapes)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("HireMLP training starts from random weights") == 1
     figures, scores = {}, {}
     forms = {
         "plain": [],
@@ -301,6 +305,37 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, shapes, tmp_path, run_to
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_advice_on_missing_data_can_be_followed(several, tmp_path):
+    """Where the config reads no variable: keys that, set to what is there, are all it takes."""
+    one = dict(data_root="gone", ann_file="a.json", data_prefix=dict(img="images"))
+    dataset = dict(type="ConcatDataset", datasets=[one, dict(dataset=one)]) if several else one
+    evaluator = dict(type="CocoMetric", ann_file="gone/a.json")
+    cfg = Config(
+        dict(
+            train_dataloader=dict(dataset=dataset),
+            val_dataloader=dict(dataset=one),
+            val_evaluator=[dict(type="Other"), evaluator] if several else evaluator,
+        )
+    )
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.json").touch()
+    seen = []
+    for _ in range(1 + several):  # a data set of several is told of one by one
+        with pytest.raises(_common.UserError) as error:
+            _common.check_data(cfg, ("train", "val"))
+        advice = str(error.value).partition("add --cfg-options ")[2]
+        keys = [word.removesuffix("=...") for word in advice.split()]
+        paths = {True: tmp_path / "a.json", False: tmp_path}
+        cfg.merge_from_dict({key: str(paths[key.endswith("ann_file")]) for key in keys})
+        seen += keys
+    _common.check_data(cfg, ("train", "val"))
+    assert seen[1:3] == [
+        "val_dataloader.dataset.data_root",
+        "val_evaluator.1.ann_file" if several else "val_evaluator.ann_file",
+    ]
 
 
 def test_a_checkpoint_of_another_model(shapes, tmp_path, run_tool):

@@ -194,28 +194,42 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     """Look for the data sets and annotations of `splits` (`train`, `val`, `test`).
 
     Raises:
-        UserError: names the first path that is missing.
+        UserError: names the first path that is missing, and what to set: a variable that the
+            config reads, or else the key of this path and of the first of each other part.
     """
-    variables = sorted(set(re.findall(r"\{\{\s*\$(\w+):", cfg.text)))
-    cure = f"set {' or '.join(variables)}" if variables else "set data_root in the config"
+    missing = []
     for split in splits:
-        loader = cfg.get(f"{split}_dataloader")
-        for path, what in data_paths(loader.dataset) if loader else ():
-            if not os.path.exists(path):
-                raise UserError(f"{what} {path} not found (in {split}_dataloader); {cure}")
-        evaluators = cfg.get(f"{split}_evaluator") or ()
-        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+        loader, evaluators = cfg.get(f"{split}_dataloader"), cfg.get(f"{split}_evaluator")
+        parts = [data_paths(loader.dataset, f"{split}_dataloader.dataset")] if loader else []
+        for evaluator, key in numbered(evaluators, f"{split}_evaluator"):
             path = evaluator.get("ann_file")
-            if path and "://" not in path and not os.path.exists(path):
-                raise UserError(f"annotation file {path} not found (in {split}_evaluator); {cure}")
+            if path and "://" not in path:
+                parts.append(iter([(path, "annotation file", f"{key}.ann_file")]))
+        for part in parts:
+            missing += [one for one in part if not os.path.exists(one[0])][:1]
+    if missing:
+        variables = sorted(set(re.findall(r"\{\{\s*\$(\w+):", cfg.text)))
+        keys = " ".join(f"{key}=..." for _, _, key in missing)
+        cure = f"set {' or '.join(variables)}" if variables else f"add --cfg-options {keys}"
+        path, what, key = missing[0]
+        raise UserError(f"{what} {path} not found (in {key.partition('.')[0]}); {cure}")
 
 
-def data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
-    """(path, what it is) of each local file and folder that a data set's config names."""
-    inner = dataset.get("datasets") or [dataset.get("dataset")]
-    if inner[0] is not None:
-        for one in inner:
-            yield from data_paths(one)
+def numbered(value: Any, key: str) -> Iterator[tuple[ConfigDict, str]]:
+    """(part, its key) where the config has a part or a list of parts at `key`, or nothing."""
+    if isinstance(value, dict):
+        yield value, key
+        return
+    for i, part in enumerate(value or ()):
+        yield part, f"{key}.{i}"
+
+
+def data_paths(dataset: ConfigDict, key: str) -> Iterator[tuple[str, str, str]]:
+    """(path, what it is, its key) of each local file and folder of the data set at `key`."""
+    for name in ("datasets", "dataset"):
+        for inner, inner_key in numbered(dataset.get(name), f"{key}.{name}"):
+            yield from data_paths(inner, inner_key)
+    if dataset.get("datasets") or dataset.get("dataset"):
         return
     if dataset.get("type") in DOWNLOADING:
         return
@@ -223,12 +237,12 @@ def data_paths(dataset: ConfigDict) -> Iterator[tuple[str, str]]:
     if "://" in root or dataset.get("backend_args"):
         return
     if root:
-        yield root, "data set folder"
+        yield root, "data set folder", f"{key}.data_root"
     if dataset.get("ann_file"):
-        yield os.path.join(root, dataset.ann_file), "annotation file"
+        yield os.path.join(root, dataset.ann_file), "annotation file", f"{key}.ann_file"
     prefixes: Any = dataset.get("data_prefix") or {}
     if dataset.get("type") == "ImageNet" and not prefixes:
         prefixes = dataset.get("split") or {}
     for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
         if prefix:
-            yield os.path.join(root, prefix), "data folder"
+            yield os.path.join(root, prefix), "data folder", f"{key}.data_prefix"

@@ -336,7 +336,7 @@ def check(runner: Runner, model: nn.Module, names: list[str], tolerance: float) 
             for name, one, other in zip(names, found, wanted, strict=True)
         }
         said = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
-        print(f"largest relative difference to PyTorch, images {shape}: {said}")
+        print(f"largest relative difference to PyTorch, images {shape}: {said}", flush=True)
         worst = max(differences, key=lambda name: differences[name])
         if not differences[worst] <= tolerance:
             raise CheckError(
@@ -406,6 +406,7 @@ def export(args: argparse.Namespace) -> None:
         CheckError: see `check`.
     """
     out, height, width = check_arguments(args)
+    print(f"reading {args.config}", flush=True)
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
     plain, names = build(cfg, args.checkpoint, args.backbone)
@@ -416,6 +417,7 @@ def export(args: argparse.Namespace) -> None:
         except ValueError as error:
             raise UserError(f"--{error}") from error
     facts = facts_of(cfg)
+    print("exporting; this may take a minute", flush=True)
     start = time.perf_counter()
     # Beside its place, so that it gets its name in one step, and under a name that nobody has.
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as folder:
@@ -429,9 +431,10 @@ def export(args: argparse.Namespace) -> None:
         except Exception as error:  # a head that decides on sizes, or has no place in ONNX
             raise UserError(f"{args.config} cannot be exported: {describe(error)}") from error
         del program
-        print(f"exported in {time.perf_counter() - start:.0f} s")
+        print(f"exported in {time.perf_counter() - start:.0f} s; checking the file", flush=True)
         runner = open_file(part)
         check(runner, plain, names, args.tolerance)
+        print(f"measuring the time at {height} x {width}", flush=True)
         ours, theirs = times([runner, lambda x: as_sequence(model(x))], height, width)
         what = "onnxruntime" if out.suffix == ".onnx" else "the file"
         print(

@@ -56,16 +56,17 @@ class Swap:
 
     def set(self, owner: ConfigDict, path: str, key: str, value: Any) -> None:
         """Set `owner[key]`, and note it if that changes anything."""
-        old = owner.get(key)
-        if old != value:
+        old = brief(owner[key]) if key in owner else "not set"
+        if owner.get(key) != value:
             owner[key] = value
-            self.changes.append(f"{path}{key}: {brief(old)} -> {brief(value)}")
+            self.changes.append(f"{path}{key}: {old} -> {brief(value)}")
 
 
 def brief(value: Any) -> str:
     """A value as the list of changes shows it."""
     if isinstance(value, dict) and "type" in value:
-        return str(value["type"])
+        checkpoint = value.get("checkpoint")
+        return f"{value['type']}, {checkpoint}" if checkpoint else str(value["type"])
     return str(list(value) if isinstance(value, tuple) else value)
 
 
@@ -91,7 +92,8 @@ def main() -> None:
     cfg = read_config(str(path))
     changes = swap_backbone(cfg, args.arch, args.weights)
     out.write_text(render(cfg, args.config, changes), encoding="utf-8")
-    print("\n".join(f"  {line}" for line in changes))
+    print("Changed:", *changes, sep="\n    ")
+    print("Kept: all else. For you to decide:", *advice(cfg), sep="\n    ")
     print(f"{out}: {args.config} with HireMLP {args.arch}; train it with tools/train.py {out}")
 
 
@@ -123,7 +125,7 @@ def render(cfg: Config, source: str, changes: Sequence[str]) -> str:
     """Text of the new config: what was changed, then the whole of it."""
     head = [f"{source} with HireMLP in the place of its backbone, by tools/swap_backbone.py."]
     head += ["", "Changed:", *(f"    {line}" for line in changes)]
-    head += ["", "Kept: all else. Look at", *(f"    {line}" for line in advice(cfg))]
+    head += ["", "Kept: all else. For you to decide:", *(f"    {line}" for line in advice(cfg))]
     comment = "\n".join(f"# {line}".rstrip() for line in head)
     return f"{comment}\n\n{cfg.pretty_text}"
 
@@ -133,9 +135,11 @@ def advice(cfg: Config) -> Iterator[str]:
     optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
     kind, rate = optimizer.get("type"), optimizer.get("lr")
     if kind != "AdamW":
-        yield f"    optimizer: {kind}, lr {rate}; Hire-MLP was trained with AdamW (1e-4 on COCO,"
-        yield "        1.2e-4 with weight decay 0.01 on ADE20K)"
-    yield "    learning rate and schedule: they are the old backbone's"
+        yield f"optim_wrapper.optimizer: still {kind}, lr {rate}; Hire-MLP was trained with AdamW,"
+        yield "    lr 1e-4 on COCO, lr 1.2e-4 and weight decay 0.01 on ADE20K"
+    else:
+        yield f"optim_wrapper.optimizer: still AdamW, lr {rate}, of the old backbone"
+    yield "param_scheduler: still the old backbone's"
 
 
 # The replacement -------------------------------------------------------------------------------
@@ -360,6 +364,8 @@ def replace_backbone(
     backbone.drop_path_rate = DROP_PATH[swap.arch]
     backbone.init_cfg = initial_weights(swap.arch, checkpoint)
     swap.set(network, path, "backbone", backbone)
+    given = {key: value for key, value in backbone.items() if key != "type"}
+    swap.changes += [f"    {key}: {brief(value)}" for key, value in given.items()]
     if not by_stride and not is_classifier(network):
         new = [STRIDES[i] for i in stages]
         swap.changes.append(f"    strides of the feature maps: {strides} -> {new}")

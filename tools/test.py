@@ -30,7 +30,12 @@ from mmengine.registry import METRICS
 def parse_args() -> argparse.Namespace:
     parser = make_parser("Evaluate a checkpoint.")
     parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions to a new file")
+    parser.add_argument(
+        "--out",
+        metavar="FILE.pkl",
+        help="write the predictions to a new file; a segmentor's are large, for its logits are "
+        "among them",
+    )
     parser.add_argument("--show-dir", metavar="DIR", help="draw the predictions into a folder")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
     parser.add_argument("--fuse", action="store_true", help="test the exact inference form")
