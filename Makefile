@@ -18,7 +18,7 @@ SETUP = $(PYTHON) tools/setup_env.py --venv $(VENV) --lock $(LOCK) \
 	$(if $(MIN_FREE_GB),--min-free-gb $(MIN_FREE_GB))
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock demo test test-onedl test-torch-min fuzz soak chaos lint format tables build clean
+.PHONY: help env lock demo test test-onedl test-torch-min fuzz chaos soak lint format tables build clean
 
 help: ## list the targets
 	@echo 'make [PYTHON=python3.11] [VENV=.venv] TARGET'
@@ -67,6 +67,9 @@ lint: env ## check style, types and spelling
 format: env ## rewrite the files in the project's style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+chaos: env ## kill trainings 200 times, go on each time, and show that nothing is lost
+	$(BIN)/python tools/chaos.py $(ARGS)
 
 tables: env ## write README.md's tables of recipes from configs/metafile_*.yml
 	$(BIN)/python tools/model_tables.py $(ARGS)

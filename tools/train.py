@@ -8,6 +8,7 @@ bash tools/dist_train.sh configs/cascade_mask_rcnn_hire_s_coco.py 8 --amp
 from __future__ import annotations
 
 import argparse
+import errno
 
 from _backbone import BackboneHook
 from _common import (
@@ -21,6 +22,7 @@ from _common import (
 )
 from _data import batch_errors, guard_data
 from _finite import FiniteHook
+from _resume import CURE, make_resumable
 from mmengine.config import Config
 from mmengine.device import get_device
 
@@ -67,11 +69,22 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise UserError(f"--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size")
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == "auto" else args.resume
-    if cfg.get("load_from"):
-        check_file(cfg.load_from, "checkpoint")
+    for path in (args.resume, cfg.get("load_from")):
+        if path and path != "auto":
+            check_file(path, "checkpoint")
+
+
+def train(cfg: Config, args: argparse.Namespace) -> None:
+    """Train as the config and the options say."""
+    runner = build_runner(cfg)
+    guard_data(runner)
+    runner.register_hook(FiniteHook())
+    if args.channels_last or args.compile_backbone:
+        runner.register_hook(BackboneHook(False, None, args.channels_last, args.compile_backbone))
+    in_config = (cfg.get("load_from") or "auto") if cfg.get("resume") else None
+    make_resumable(runner, args.resume or in_config)
+    with batch_errors(runner):
+        runner.train()
 
 
 def main() -> None:
@@ -79,13 +92,12 @@ def main() -> None:
     cfg = load_config(args)
     apply_options(cfg, args)
     check_data(cfg, ("train", "val"))
-    runner = build_runner(cfg)
-    guard_data(runner)
-    runner.register_hook(FiniteHook())
-    if args.channels_last or args.compile_backbone:
-        runner.register_hook(BackboneHook(False, None, args.channels_last, args.compile_backbone))
-    with batch_errors(runner):
-        runner.train()
+    try:
+        train(cfg, args)
+    except OSError as error:  # of logs and the like: a checkpoint's is known for what it is
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{cfg.work_dir}: {error.strerror}; {CURE}") from error
 
 
 if __name__ == "__main__":

@@ -1,0 +1,332 @@
+"""Is nothing lost when a training is killed, its files are damaged, or the disk is full?"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import _resume
+import chaos
+import numpy as np
+import pytest
+import torch
+from _common import UserError, allow_training_checkpoints
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from shapes import write_shapes
+from torch import nn
+
+# A training that takes a fraction of a second --------------------------------------------------
+
+SAMPLES = 11  # 3 batches of 3 and one of 2
+
+
+class Data(torch.utils.data.Dataset):
+    """Random in all three ways."""
+
+    def __len__(self):
+        return SAMPLES
+
+    def __getitem__(self, index):
+        noise = random.random() + np.random.rand() + torch.rand(4)
+        return dict(inputs=index + noise)
+
+    def get_data_info(self, index):
+        return dict(width=1 + index % 3, height=2)
+
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.ReLU())
+
+    def forward(self, inputs, mode="tensor"):
+        out = self.layers(torch.stack(inputs))
+        return dict(loss=out.square().mean()) if mode == "loss" else list(out)
+
+
+class Score(BaseMetric):
+    """Says something of the weights, and goes up and down."""
+
+    def process(self, data_batch, data_samples):
+        self.results.extend(float(sample.sum()) for sample in data_samples)
+
+    def compute_metrics(self, results):
+        return dict(score=sum(results) % 1)
+
+
+class CrashError(Exception):
+    pass
+
+
+class CrashHook(Hook):
+    """Ends a training somewhere, after an iteration or before a validation."""
+
+    priority = "LOWEST"
+
+    def __init__(self, iteration=None, validation=None):
+        self.iteration, self.validation = iteration, validation
+
+    def after_train_iter(self, runner, *_, **__):
+        if runner.iter + 1 == self.iteration:
+            raise CrashError
+
+    def before_val_epoch(self, runner):
+        if runner.iter == self.validation:
+            raise CrashError
+
+
+def loader(sampler, **settings):
+    sampler = dict(type=sampler, shuffle=True)
+    return dict(dict(dataset=Data(), sampler=sampler, batch_size=3, num_workers=0), **settings)
+
+
+ASPECT = dict(type="mmdet.AspectRatioBatchSampler")
+WORKERS = dict(num_workers=2, persistent_workers=True)
+LOOPS = {
+    "endless": (loader("InfiniteSampler"), False, dict(interval=3)),
+    "endless by shape": (loader("InfiniteSampler", batch_sampler=ASPECT), False, dict(interval=3)),
+    "endless, workers": (loader("InfiniteSampler", **WORKERS), False, dict(interval=3)),
+    "over and over": (loader("DefaultSampler"), False, dict(interval=3)),
+    "epochs": (loader("DefaultSampler"), True, dict(interval=1)),
+    "epochs by shape": (loader("DefaultSampler", batch_sampler=ASPECT), True, dict(interval=1)),
+    "epochs, workers": (loader("DefaultSampler", **WORKERS), True, dict(interval=1)),
+    "within epochs": (loader("DefaultSampler"), True, dict(interval=3, by_epoch=False)),
+}
+ITERATIONS = 16  # 4 epochs
+
+
+def train(work_dir, data, by_epoch, checkpoint, crash=None, resume="auto", seed=0):
+    """Train the model in this process."""
+    if by_epoch:
+        loop = dict(by_epoch=True, max_epochs=ITERATIONS // 4)
+    else:
+        loop = dict(by_epoch=False, max_iters=ITERATIONS, val_interval=3)
+    runner = Runner(
+        model=dict(type=Model),
+        work_dir=str(work_dir),
+        train_dataloader=data,
+        val_dataloader=dict(loader("DefaultSampler"), num_workers=0),
+        train_cfg=loop,
+        val_cfg=dict(),
+        val_evaluator=dict(type=Score),
+        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.05)),
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=7),
+            dict(type="ReduceOnPlateauLR", monitor="score", patience=0, end=ITERATIONS),
+        ],
+        default_hooks=dict(
+            checkpoint=dict(
+                dict(type="CheckpointHook", by_epoch=by_epoch, max_keep_ckpts=2), **checkpoint,
+                save_best="score", rule="greater",
+            )
+        ),
+        custom_hooks=[dict(type="EMAHook", momentum=0.1), crash or CrashHook()],
+        randomness=dict(seed=seed),
+        experiment_name=f"{Path(work_dir).name}-{random.random()}",
+        log_level="WARNING",
+    )  # fmt: skip
+    _resume.make_resumable(runner, resume)
+    runner.train()
+    return runner
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """No waiting, neither for the disk nor where mmengine begins the data anew."""
+    import mmdet.datasets  # noqa: F401  its batch sampler
+
+    allow_training_checkpoints()
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    monkeypatch.setattr("mmengine.runner.loops.time", SimpleNamespace(sleep=lambda seconds: None))
+
+
+def result(work_dir):
+    return chaos.Training(Path(), Path(work_dir)).result()
+
+
+def names(work_dir):
+    return {path.name for path in Path(work_dir).glob("*.pth*")}
+
+
+CRASHES = {
+    "any iteration": dict(iteration=11),
+    "a checkpoint's iteration": dict(iteration=12),
+    "before a validation": dict(validation=12),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_training_that_ended_goes_on_bit_for_bit(loop, fast, tmp_path):
+    train(tmp_path / "whole", *LOOPS[loop])
+    wanted = result(tmp_path / "whole")
+    crashes = CRASHES if "workers" not in loop else list(CRASHES)[:1]
+    for crash in crashes:
+        work_dir = tmp_path / crash
+        with pytest.raises(CrashError):
+            train(work_dir, *LOOPS[loop], CrashHook(**CRASHES[crash]))
+        runner = train(work_dir, *LOOPS[loop])
+        assert runner.iter == ITERATIONS
+        assert chaos.difference(wanted, result(work_dir)) is None, crash
+        assert names(work_dir) == names(tmp_path / "whole")
+
+
+def test_a_drawn_seed_is_taken_from_the_checkpoint(fast, tmp_path):
+    with pytest.raises(CrashError):
+        train(tmp_path / "a", *LOOPS["epochs"], CrashHook(iteration=5), seed=None)
+    seed = torch.load(tmp_path / "a/epoch_1.pth")["meta"]["seed"]
+    train(tmp_path / "a", *LOOPS["epochs"], seed=None)
+    train(tmp_path / "b", *LOOPS["epochs"], seed=seed)
+    assert chaos.difference(result(tmp_path / "b"), result(tmp_path / "a")) is None
+
+
+def test_a_full_disk(fast, tmp_path, monkeypatch):
+    """The old checkpoints are there, the new one isn't, and training goes on when there is room."""
+    train(tmp_path / "whole", *LOOPS["endless"])
+
+    def full(file):
+        if os.readlink(f"/proc/self/fd/{file}").endswith("/iter_12.pth.part"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    message = "iter_12.pth cannot be written: No space left on device; .* --resume goes on"
+    with pytest.raises(UserError, match=message):
+        train(tmp_path / "full", *LOOPS["endless"])
+    after = names(tmp_path / "full")
+    assert {name for name in after if not name.startswith("best")} == {"iter_6.pth", "iter_9.pth"}
+    for path in (tmp_path / "full").glob("*.pth"):
+        _resume.check_whole(str(path))
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    train(tmp_path / "full", *LOOPS["endless"])
+    assert chaos.difference(result(tmp_path / "whole"), result(tmp_path / "full")) is None
+    assert names(tmp_path / "full") == names(tmp_path / "whole")
+
+
+# Which checkpoint ---------------------------------------------------------------------------------
+
+
+def save(path, iteration, time="20260101_000000", **meta):
+    meta = dict(meta, epoch=0, iter=iteration, time=time)
+    torch.save(dict(meta=meta, state_dict=dict(weight=torch.ones(10_000))), path)
+    (path.parent / _resume.NOTE).write_text(str(path))
+
+
+def start(work_dir, caplog, resume="auto"):
+    """Path that a training would go on from, and what it would say."""
+    logger = logging.getLogger("start")
+    hook = CheckpointHook(by_epoch=False)
+    runner = SimpleNamespace(work_dir=str(work_dir), hooks=[hook], logger=logger)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        found = _resume.find_start(runner, resume)
+    return Path(found.path).name if found else None, caplog.text
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    """Another value in a tensor, which torch reads without a word."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    torch.load(path)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_damaged_newest_checkpoint_is_passed_over(damage, tmp_path, caplog):
+    for iteration in (5, 10, 20):
+        save(tmp_path / f"iter_{iteration}.pth", iteration)
+    assert start(tmp_path, caplog)[0] == "iter_20.pth"
+    damage(tmp_path / "iter_20.pth")
+    name, said = start(tmp_path, caplog)
+    assert name == "iter_10.pth"
+    assert len(said.splitlines()) == 1
+    assert "iter_20.pth" in said
+    assert "going on from" in said
+    for iteration in (5, 10):
+        cut(tmp_path / f"iter_{iteration}.pth")
+    with pytest.raises(UserError, match=r"iter_5\.pth.*no whole checkpoint is left"):
+        start(tmp_path, caplog)
+    with pytest.raises(UserError, match=r"iter_10\.pth"):
+        start(tmp_path, caplog, str(tmp_path / "iter_10.pth"))
+
+
+@pytest.mark.parametrize("note", [None, "", "\0\0", "/gone/iter_3.pth"])
+def test_without_a_good_note(note, tmp_path, caplog):
+    save(tmp_path / "iter_9.pth", 9)
+    save(tmp_path / "iter_10.pth", 10)
+    (tmp_path / _resume.NOTE).unlink()
+    if note is not None:
+        (tmp_path / _resume.NOTE).write_text(note)
+    assert start(tmp_path, caplog)[0] == "iter_10.pth"
+
+
+def test_files_of_an_earlier_training_are_older(tmp_path, caplog):
+    save(tmp_path / "iter_90.pth", 90, "20250101_000000")
+    save(tmp_path / "iter_10.pth", 10)
+    assert start(tmp_path, caplog)[0] == "iter_10.pth"
+
+
+def test_nothing_to_go_on_from(tmp_path, caplog):
+    name, said = start(tmp_path, caplog)
+    assert name is None
+    assert "training starts from the beginning" in said
+
+
+def test_weights_are_not_a_training(tmp_path, caplog):
+    torch.save(dict(weight=torch.ones(1)), tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="is not of a training"):
+        start(tmp_path, caplog, str(tmp_path / "weights.pth"))
+
+
+def test_a_file_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    replace = os.replace
+
+    def look(part, name):
+        assert path.read_bytes() == b"old"
+        assert Path(part).read_bytes() == b"new"
+        replace(part, name)
+
+    monkeypatch.setattr(os, "replace", look)
+    _resume.write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+# Real trainings, really killed --------------------------------------------------------------------
+
+
+@pytest.mark.timeout(900)
+def test_killed_trainings_go_on_bit_for_bit(tmp_path, monkeypatch):
+    """Killed while they write; then the newest checkpoint is damaged and the note lost, too."""
+    write_shapes(tmp_path / "shapes", train=2 * chaos.INTERVAL, val=2)
+    monkeypatch.setenv("SHAPES_ROOT", f"{tmp_path}/shapes/")
+    allow_training_checkpoints()
+    for name in ("detector, iterations, 2 workers", "segmentor, epochs"):
+        config = chaos.write_config(name, tmp_path)
+        whole = chaos.Training(config, tmp_path / f"{config.stem}-whole")
+        assert whole.finish() == 0, whole.log.read_text()[-2000:]
+        killed = chaos.Training(config, tmp_path / f"{config.stem}-killed")
+        life = killed.start()
+        chaos.kill_writing(life, killed.work_dir, files=3, part=0.5)
+        life.join()
+        assert life.exitcode < 0, "it had finished already"
+        saved = killed.work_dir.glob("[ei]*.pth")
+        newest = max(saved, key=lambda path: path.stat().st_mtime)
+        cut(newest)
+        (killed.work_dir / _resume.NOTE).unlink()
+        assert killed.finish() == 0, killed.log.read_text()[-2000:]
+        assert f"{newest} cannot be read" in killed.log.read_text()
+        assert chaos.difference(whole.result(), killed.result()) is None
+    shutil.rmtree(tmp_path)
