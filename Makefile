@@ -55,6 +55,9 @@ test-torch-min: ## run the tests on the oldest torch that is claimed, in .venv-t
 fuzz: env ## read 10,000 odd weight files of each kind
 	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/test_fuzz_weights.py $(ARGS)
 
+chaos: env ## kill trainings 200 times, go on each time, and show that nothing is lost
+	$(BIN)/python tools/chaos.py $(ARGS)
+
 soak: env ## thousands of images of random sizes: memory, threads and files have to stay flat
 	$(BIN)/python tools/soak.py $(ARGS)
 
@@ -67,9 +70,6 @@ lint: env ## check style, types and spelling
 format: env ## rewrite the files in the project's style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
-
-chaos: env ## kill trainings 200 times, go on each time, and show that nothing is lost
-	$(BIN)/python tools/chaos.py $(ARGS)
 
 tables: env ## write README.md's tables of recipes from configs/metafile_*.yml
 	$(BIN)/python tools/model_tables.py $(ARGS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from _common import UserError, allow_training_checkpoints
+from _common import UserError
 from _finite import FiniteHook
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -72,7 +72,6 @@ def train(model: str, shapes: Path, work_dir: Path, poison: Poison) -> Runner:
     )
     for key in ("dataloader", "cfg", "evaluator"):
         cfg[f"val_{key}"] = cfg[f"test_{key}"] = None
-    allow_training_checkpoints()
     runner = Runner.from_cfg(cfg)
     runner.register_hook(FiniteHook())
     runner.register_hook(poison)
@@ -90,7 +89,7 @@ def saved(work_dir: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("model", CONFIGS)
-def test_an_image_that_makes_the_loss_nan(model, shapes, tmp_path):
+def test_an_image_that_makes_the_loss_nan(guarded, model, shapes, tmp_path):
     poison = Poison(3, "image")
     with pytest.raises(UserError) as raised:
         train(model, shapes, tmp_path, poison)
@@ -105,14 +104,14 @@ def test_an_image_that_makes_the_loss_nan(model, shapes, tmp_path):
         assert torch.equal(now, then)  # no step was taken
 
 
-def test_a_gradient_that_is_infinite(shapes, tmp_path):
+def test_a_gradient_that_is_infinite(guarded, shapes, tmp_path):
     """The loss is fine; the weights would not be."""
     with pytest.raises(UserError, match=r"iteration 1: a gradient is NaN or Inf \(the loss is \d"):
         train("segmentor", shapes, tmp_path, Poison(1, "gradient"))
     assert saved(tmp_path) == []
 
 
-def test_weights_that_are_not_numbers_are_not_saved(shapes, tmp_path):
+def test_weights_that_are_not_numbers_are_not_saved(guarded, shapes, tmp_path):
     with pytest.raises(UserError, match=r"iteration 2: \S+ is NaN or Inf, and was not saved; the"):
         train("segmentor", shapes, tmp_path, Poison(2, "step"))
     assert saved(tmp_path) == ["iter_1.pth"]

@@ -15,7 +15,7 @@ import chaos
 import numpy as np
 import pytest
 import torch
-from _common import UserError, allow_training_checkpoints
+from _common import UserError
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseModel
@@ -139,11 +139,10 @@ def train(work_dir, data, by_epoch, checkpoint, crash=None, resume="auto", seed=
 
 
 @pytest.fixture
-def fast(monkeypatch):
+def fast(guarded, monkeypatch):
     """No waiting, neither for the disk nor where mmengine begins the data anew."""
     import mmdet.datasets  # noqa: F401  its batch sampler
 
-    allow_training_checkpoints()
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr("mmengine.runner.loops.time", SimpleNamespace(sleep=lambda seconds: None))
 
@@ -308,11 +307,10 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(900)
-def test_killed_trainings_go_on_bit_for_bit(tmp_path, monkeypatch):
+def test_killed_trainings_go_on_bit_for_bit(guarded, tmp_path, monkeypatch):
     """Killed while they write; then the newest checkpoint is damaged and the note lost, too."""
     write_shapes(tmp_path / "shapes", train=2 * chaos.INTERVAL, val=2)
     monkeypatch.setenv("SHAPES_ROOT", f"{tmp_path}/shapes/")
-    allow_training_checkpoints()
     for name in ("detector, iterations, 2 workers", "segmentor, epochs"):
         config = chaos.write_config(name, tmp_path)
         whole = chaos.Training(config, tmp_path / f"{config.stem}-whole")

@@ -398,7 +398,8 @@ def read_start(path: str) -> Start:
         if "://" in path:
             loaded = CheckpointLoader.load_checkpoint(path, map_location="cpu")
         else:  # mapped, not read: this costs next to nothing
-            loaded = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path))
+            mapped = zipfile.is_zipfile(path)
+            loaded = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # a damaged file can make its reader raise anything
         check_whole(path)  # says what is wrong, as a rule
         raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from error

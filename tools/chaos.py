@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import UserError, allow_training_checkpoints, run
+from _common import UserError, run
+from _loading import guard_loading
 from _resume import check_whole, read_start
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -220,7 +221,7 @@ class Training:
 
     def result(self) -> dict[str, Any]:
         """What is compared: the last checkpoint, the best one's name and its weights."""
-        allow_training_checkpoints()
+        guard_loading()
         paths = self.checkpoints()
         best = [path for path in paths if path.name.startswith("best")]
         last = max(set(paths) - set(best), key=lambda path: int(path.stem.split("_")[-1]))
