@@ -283,7 +283,7 @@ def test_nothing_to_go_on_from(tmp_path, caplog):
 
 def test_weights_are_not_a_training(tmp_path, caplog):
     torch.save(dict(weight=torch.ones(1)), tmp_path / "weights.pth")
-    with pytest.raises(UserError, match="is not of a training"):
+    with pytest.raises(UserError, match="holds no state of a training"):
         start(tmp_path, caplog, str(tmp_path / "weights.pth"))
 
 

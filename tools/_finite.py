@@ -60,7 +60,7 @@ class FiniteHook(Hook):
         stop = (~finite).int()
         all_reduce(stop, "max")
         if stop:
-            raise UserError(self.message(runner, float(loss)))
+            raise UserError(self.message(runner, float(loss.detach())))
 
     def message(self, runner: Runner, loss: float) -> str:
         """What happened, in the words of all processes."""

@@ -100,6 +100,11 @@ ALLOWED: list[Any] = [
 ]
 
 
+NO_TRAINING = (
+    "holds no state of a training to resume; for its weights alone, leave out --resume and give it "
+    "by --cfg-options load_from=FILE"
+)
+
 # Reading ----------------------------------------------------------------------------------------
 
 
@@ -210,10 +215,7 @@ def check_training(checkpoint: dict[str, Any], name: str) -> None:
     parts = [checkpoint.get(key) for key in ("meta", "message_hub")]
     state = {k: v for part in parts if isinstance(part, dict) for k, v in part.items()}
     if not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
-        raise CheckpointError(
-            f"{name} holds no state of a training to resume; for its weights alone, leave out "
-            f"--resume and give it by --cfg-options load_from=FILE"
-        )
+        raise CheckpointError(f"{name} {NO_TRAINING}")
 
 
 def check_whole(state: StateDict, model: nn.Module, name: str) -> None:

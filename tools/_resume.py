@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from _common import UserError, check_file
-from _loading import ALLOWED
+from _loading import ALLOWED, NO_TRAINING
 from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
@@ -405,9 +405,7 @@ def read_start(path: str) -> Start:
         raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
     meta = loaded.get("meta") if isinstance(loaded, dict) else None
     if not isinstance(meta, dict) or not {"epoch", "iter"} <= meta.keys():
-        raise UserError(
-            f"checkpoint {path} is not of a training: expected meta.epoch and meta.iter"
-        )
+        raise UserError(f"checkpoint {path} {NO_TRAINING}")
     return Start(path, {key: meta[key] for key in META if key in meta})
 
 
