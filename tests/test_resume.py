@@ -186,6 +186,18 @@ def test_a_drawn_seed_is_taken_from_the_checkpoint(fast, tmp_path):
     assert chaos.difference(result(tmp_path / "b"), result(tmp_path / "a")) is None
 
 
+def test_a_step_draws_what_its_number_says():
+    hook = _resume.PlaceHook(None, seed=7)
+
+    def drawn(iteration):
+        hook.before_train_iter(SimpleNamespace(iter=iteration))
+        return random.random(), np.random.rand(), float(torch.rand(()))
+
+    first, second = drawn(0), drawn(1)
+    assert not set(first) & set(second)
+    assert drawn(0) == first
+
+
 def test_a_full_disk(fast, tmp_path, monkeypatch):
     """The old checkpoints are there, the new one isn't, and training goes on when there is room."""
     train(tmp_path / "whole", *LOOPS["endless"])
