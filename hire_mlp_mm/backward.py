@@ -272,3 +272,50 @@ class CircularSlice(Function):
         for done, place, run in runs(start + once, length - once, size):
             out.narrow(axis, place, run).add_(grad.narrow(axis, once + done, run))
         return out, None, None, None, None
+
+
+# Shifting, under a compiler ----------------------------------------------------------------------
+
+
+def gather(x: Tensor, axis: int, place: Tensor, back: Tensor, repeats: int) -> Tensor:
+    """`x.index_select(axis, place)`, whose gradient is gathered, too.
+
+    Autograd's gradient adds up at indices. Of that, inductor makes kernels for several threads
+    that write past the map (torch 2.11 does, pytorch/pytorch#191837 is the same), and on a GPU
+    the order of the sum is chance.
+
+    Args:
+        place: the entry of `x` that each entry of the result is.
+        back: for each entry of `x`, the entry of the result that it is, if it is one.
+        repeats: how many of the result's last entries may be entries of `x` that stand in it
+            before; they begin where `x` ends.
+    """
+    if torch.is_grad_enabled() and x.requires_grad:
+        return Gather.apply(x, axis, place, back, repeats)
+    return x.index_select(axis, place)
+
+
+class Gather(Function):
+    """See `gather`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, axis: int, place: Tensor, back: Tensor, repeats: int
+    ) -> Tensor:
+        ctx.axis, ctx.repeats = axis, repeats
+        ctx.save_for_backward(place, back)
+        return x.index_select(axis, place)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        place, back = ctx.saved_tensors
+        along = (-1,) + (1,) * (grad.ndim - 1 - ctx.axis)
+        entry = torch.arange(len(back), device=grad.device)
+        once = place.index_select(0, back) == entry
+        zero = grad.new_zeros(())
+        out = torch.where(once.view(along), grad.index_select(ctx.axis, back), zero)
+        repeated = torch.arange(len(place), device=grad.device) >= len(back)
+        for last in range(-ctx.repeats, 0):
+            here = (entry == place[last]) & repeated[last]
+            out = out + torch.where(here.view(along), grad.narrow(ctx.axis, last, 1), zero)
+        return out, None, None, None, None

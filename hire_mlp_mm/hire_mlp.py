@@ -53,6 +53,7 @@ from .backward import (
     conv_of,
     conv_of_norm,
     frozen_statistics,
+    gather,
     is_hooked,
     plain_operations,
 )
@@ -180,7 +181,7 @@ def shift_and_pad(
     size = x.shape[axis]
     padded = (size + region_size - 1) // region_size * region_size
     if torch.compiler.is_compiling():
-        return gather_tokens(x, axis, padded, shift, shift_padding, region_padding)
+        return gather_tokens(x, axis, region_size, padded, shift, shift_padding, region_padding)
     if shift_padding == region_padding == "circular":
         return circular_slice(x, axis, -shift, padded)
     if shift_padding == "circular":
@@ -197,7 +198,13 @@ def shift_and_pad(
 
 
 def gather_tokens(
-    x: Tensor, axis: int, padded: int, shift: int, shift_padding: str, region_padding: str
+    x: Tensor,
+    axis: int,
+    region_size: int,
+    padded: int,
+    shift: int,
+    shift_padding: str,
+    region_padding: str,
 ) -> Tensor:
     """What `shift_and_pad` gives, without a decision on the size: one graph serves all images.
 
@@ -214,7 +221,8 @@ def gather_tokens(
     place = place - shift
     if shift_padding == "zero":
         kept = kept & (place >= 0)
-    x = x.index_select(axis, place % size)
+    back = (torch.arange(size, device=x.device) + shift) % size
+    x = gather(x, axis, place % size, back, region_size - 1)
     if "zero" in (shift_padding, region_padding):
         x = x * kept.to(x.dtype).view((-1,) + (1,) * (x.ndim - 1 - axis))
     return x
@@ -223,8 +231,9 @@ def gather_tokens(
 def crop_and_unshift(x: Tensor, axis: int, shift: int, size: int) -> Tensor:
     """The first `size` tokens along `axis`, shifted back by `shift` circularly."""
     if torch.compiler.is_compiling():  # as in `gather_tokens`
-        place = torch.arange(size, device=x.device)
-        return x.index_select(axis, (place + shift) % size)
+        place = (torch.arange(size, device=x.device) + shift) % size
+        back = (torch.arange(x.shape[axis], device=x.device) - shift) % size
+        return gather(x, axis, place, back, 0)
     return circular_slice(x, axis, shift, size, size)
 
 

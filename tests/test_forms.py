@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
 from _backbone import BackboneHook, compile_blocks, run_in, use_channels_last
 from _common import UserError
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 from hire_mlp_mm import HireMLP
+from hire_mlp_mm.backward import plain_operations
 from hire_mlp_mm.fuse import fuse
+from hire_mlp_mm.hire_mlp import crop_and_unshift, shift_and_pad
 from tests.conftest import NANO
 from tests.test_fuse import largest_error
 from tests.test_network import randomised
@@ -49,6 +55,51 @@ def test_compiled_blocks(form):
     assert graphs[0] == 2  # one for each shift
     if form != "trained":  # where torch 2.11 makes a graph for every height
         assert graphs[2] == graphs[0]
+
+
+@pytest.mark.parametrize("region_padding", ["circular", "zero", "replicate"])
+@pytest.mark.parametrize("shift_padding", ["circular", "zero"])
+def test_gathered_gradients(shift_padding, region_padding, monkeypatch):
+    """What compilers see of a shift has the plain one's gradient, on maps of all sizes."""
+    for size, p, shift in itertools.product(range(1, 10), (1, 2, 3, 4), (0, 1, 2, 5)):
+        padded = -(-size // p) * p
+        calls = [
+            (size, lambda x, *how: shift_and_pad(x, 1, *how, shift_padding, region_padding)),
+            (padded, lambda x, p, shift, size=size: crop_and_unshift(x, 1, shift, size)),
+        ]
+        for length, call in calls:
+            x = torch.randn(2, length, 3, 2, dtype=torch.float64, requires_grad=True)
+            with plain_operations():
+                theirs = call(x, p, shift)
+            with monkeypatch.context() as patch:
+                patch.setattr(torch.compiler, "is_compiling", lambda: True)
+                ours = call(x, p, shift)
+            assert torch.equal(ours, theirs)
+            grad = torch.randn_like(ours)
+            torch.testing.assert_close(
+                *(torch.autograd.grad(out, x, grad) for out in (ours, theirs))
+            )
+
+
+def test_compiled_gradients_add_up_nowhere_by_index():
+    """Of that, inductor makes kernels that write past their buffers: see `gather`."""
+    names = []
+
+    def look(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    block = HireMLP(SHALLOW, out_indices=(0,)).stages[0].blocks[1].train()
+    looking = aot_autograd(fw_compiler=look, bw_compiler=look)
+    compiled = torch.compile(block, fullgraph=True, dynamic=True, backend=looking)
+    x = torch.randn(2, 16, 7, 9, requires_grad=True)
+    ours, theirs = (torch.autograd.grad(form(x).square().sum(), x)[0] for form in (compiled, block))
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    assert "aten.index_select.default" in names  # both passes were seen
+    assert "aten.convolution_backward.default" in names
+    adding = ("index_add", "index_put", "scatter_add", "scatter_reduce", "index_select_backward")
+    assert not [name for name in names if any(word in name for word in adding)]
 
 
 def test_compiled_blocks_cannot_be_recomputed():
