@@ -53,9 +53,9 @@ def test_warm_up_is_not_judged():
 
 def test_noise_too_strong_to_tell_does_not_pass():
     """As far down as up, and still nobody can say that nothing leaks below the waves."""
-    waves = 5 * np.sin(2 * np.pi * ITERATIONS / 500)
+    waves = 25 * np.sin(2 * np.pi * ITERATIONS / 500)
     assert soak.judge(series(in_use=waves))["in_use"].slope < 0
-    assert growing(series(in_use=100 + waves)) == ["in_use"]
+    assert growing(series(in_use=200 + waves)) == ["in_use"]
 
 
 def test_one_file_in_400_iterations_is_found():

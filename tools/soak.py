@@ -67,8 +67,9 @@ LEAST = 40  # iterations: two samples in each block
 SAMPLE = [(name, float) for name in ("iteration", *MEMORY, *COUNTS)]
 
 # Growth in 1,000 iterations that is not flat any more. To leak one image of these sizes in an
-# iteration would be 80 MB, to leak a Python object 1,000 objects.
-LIMITS = dict(memory=50.0, held=5.0, in_use=1.0, objects=500.0, threads=0.5, files=0.5)
+# iteration would be 80 MB, to leak a Python object 1,000 objects. Under images of random sizes,
+# `in use` wavers by 1 MB (standard deviation, inference).
+LIMITS = dict(memory=50.0, held=5.0, in_use=5.0, objects=500.0, threads=0.5, files=0.5)
 
 
 @dataclass(frozen=True)
