@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal
 import subprocess
-import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -89,35 +86,17 @@ def metrics(work_dir: Path) -> dict[str, float]:
     return json.loads(sorted(work_dir.glob("*/2*.json"))[-1].read_text())
 
 
-def kill_when(path: Path, command: list[str], env: dict[str, str]) -> None:
-    """Run a command and SIGKILL it as soon as a file is there."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True
-    )
-    end = time.time() + 200
-    while not path.exists() and time.time() < end and process.poll() is None:
-        time.sleep(0.02)
-    assert path.exists()
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it had finished already"
-
-
 @pytest.mark.timeout(600)
-def test_detector_trains_dies_resumes_and_is_tested(shapes, tmp_path, run_tool):
-    train = ["tools/train.py", DETECTION, "--work-dir", str(tmp_path / "train")]
-    # When the second checkpoint appears, the first one is whole and noted as the newest.
-    second = tmp_path / "train/iter_4.pth"
-    kill_when(second, [sys.executable, *train, *options(40, 2)], shapes)
-    done = run_tool(*train, "--resume", *options(8, 2), env=shapes)
+def test_detector_trains_and_is_tested(shapes, tmp_path, run_tool):
+    train = ["tools/train.py", DETECTION, "--work-dir", tmp_path / "train"]
+    done = run_tool(*train, *options(2, 2), env=shapes)
     assert done.returncode == 0, done.stderr
-    assert "resumed epoch: 0, iter: " in done.stdout
-    assert "starts from random weights" not in done.stdout
     assert mmcv_ops.describe() in done.stdout
-    last = torch.load(tmp_path / "train/iter_8.pth", weights_only=False)
-    assert last["meta"]["iter"] == 8
+    last = torch.load(tmp_path / "train/iter_2.pth", weights_only=False)
+    assert last["meta"]["iter"] == 2
     assert len(last["optimizer"]["state"]) > 100
 
-    test = ["tools/test.py", DETECTION, tmp_path / "train/iter_8.pth"]
+    test = ["tools/test.py", DETECTION, tmp_path / "train/iter_2.pth"]
     test += ["--work-dir", tmp_path / "test", "--out", tmp_path / "out.pkl"]
     done = run_tool(*test, "--show-dir", tmp_path / "pictures", env=shapes)
     assert done.returncode == 0, done.stderr
@@ -138,7 +117,6 @@ def test_other_forms_of_a_detector_have_the_same_figures(shapes, tmp_path, run_t
     forms = {
         "plain": [],
         "fused": ["--fuse", "--channels-last"],
-        "bfloat16": ["--backbone-dtype", "bfloat16"],
         "fused bfloat16": ["--fuse", "--backbone-dtype", "bfloat16"],
     }
     for name, flags in forms.items():
