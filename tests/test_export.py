@@ -197,7 +197,7 @@ def test_random_weights_are_said(folder, monkeypatch, capsys):
         (["detector.py", "upernet.py"], "upernet.py: expected a name that ends in .onnx or .pt2"),
         (["detector.py", "out/b/a.onnx"], "folder out/b not found; make it first"),
         (["detector.py", "no.pth", "out/a.onnx"], "checkpoint no.pth not found"),
-        (["upernet.py", "detector.py", "out/a.onnx"], "detector.py cannot be read as a torch"),
+        (["upernet.py", "detector.py", "out/a.onnx"], "detector.py cannot be read: it is text"),
         (["other.py", "out/a.onnx"], "model.backbone of other.py is ResNet; expected HireMLP"),
         (["detector.py", "out/a.onnx", "--size", "16x64"], "--size 16x64: expected height x width"),
     ],
