@@ -213,7 +213,7 @@ def test_a_full_disk(fast, tmp_path, monkeypatch):
     after = names(tmp_path / "full")
     assert {name for name in after if not name.startswith("best")} == {"iter_6.pth", "iter_9.pth"}
     for path in (tmp_path / "full").glob("*.pth"):
-        _resume.check_whole(str(path))
+        _resume.check_undamaged(str(path))
     monkeypatch.setattr(os, "fsync", lambda file: None)
     train(tmp_path / "full", *LOOPS["endless"])
     assert chaos.difference(result(tmp_path / "whole"), result(tmp_path / "full")) is None

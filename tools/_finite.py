@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from _common import UserError
 from _data import samples
+from _resume import read_note
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -101,10 +101,8 @@ class FiniteHook(Hook):
 
 def kept(runner: Runner) -> str:
     """The end of a message: where to go on from."""
-    note = Path(runner.work_dir, "last_checkpoint")  # mmengine's
-    if not note.is_file():
-        return "no checkpoint was saved yet"
-    return f"the last checkpoint is {note.read_text(encoding='utf-8').strip()}"
+    noted = read_note(runner.work_dir)
+    return f"the last checkpoint is {noted}" if noted else "no checkpoint was saved yet"
 
 
 def largest_gradient(optimizer: BaseOptimWrapper) -> Tensor:

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
-
-# The tools run from a checkout as they stand, installed or not.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch

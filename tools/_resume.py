@@ -339,7 +339,7 @@ def find_start(runner: Runner, resume: str) -> Start | None:
     named = resume if resume != "auto" else noted if os.path.isdir(noted or "") else None
     if named:
         start = read_start(named)
-        check_whole(named)
+        check_undamaged(named)
         return start
     damaged, starts = [], []
     for path in sorted(checkpoints(runner, noted)):
@@ -349,7 +349,7 @@ def find_start(runner: Runner, resume: str) -> Start | None:
             damaged.append(str(error))
     for start in sorted(starts, key=Start.age, reverse=True):
         try:
-            check_whole(start.path)
+            check_undamaged(start.path)
         except UserError as error:
             damaged.append(str(error))
             continue
@@ -401,7 +401,7 @@ def read_start(path: str) -> Start:
             mapped = zipfile.is_zipfile(path)
             loaded = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # a damaged file can make its reader raise anything
-        check_whole(path)  # says what is wrong, as a rule
+        check_undamaged(path)  # says what is wrong, as a rule
         raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
     meta = loaded.get("meta") if isinstance(loaded, dict) else None
     if not isinstance(meta, dict) or not {"epoch", "iter"} <= meta.keys():
@@ -409,7 +409,7 @@ def read_start(path: str) -> Start:
     return Start(path, {key: meta[key] for key in META if key in meta})
 
 
-def check_whole(path: str) -> None:
+def check_undamaged(path: str) -> None:
     """Read all of a checkpoint, for damage within tensors goes unnoticed when they are loaded.
 
     Raises:

@@ -37,7 +37,7 @@ from typing import Any
 import torch
 from _common import UserError, run
 from _loading import guard_loading
-from _resume import check_whole, read_start
+from _resume import check_undamaged, read_start
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -299,7 +299,7 @@ def check(training: Training, done: int) -> None:
     """
     for path in training.checkpoints():
         read_start(str(path))
-        check_whole(str(path))
+        check_undamaged(str(path))
     path = training.work_dir / "progress"
     if not path.exists():  # killed before it went on
         path.write_bytes(struct.pack("qq", done, done))
