@@ -63,18 +63,29 @@ def is_hooked(module: nn.Module) -> bool:
 # Recomputing ------------------------------------------------------------------------------------
 
 
-def conv_of(layer: nn.Module, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+Gradient = Callable[..., Sequence[Tensor]]
+
+
+def conv_of(
+    layer: nn.Module,
+    function: Callable[..., Tensor],
+    *inputs: Tensor,
+    gradient: Gradient | None = None,
+) -> Tensor:
     """`layer(function(*inputs))`, of which the inputs are kept for the backward pass.
 
     Args:
         layer: a convolution.
         function: cheap and without a state; it is run again in the backward pass.
         inputs: all that has a gradient through `function`.
+        gradient: of every input, from that of what `function` gave, which it may write over, and
+            the inputs. Without it autograd records `function` again, which takes longer.
     """
     hooked = isinstance(function, nn.Module) and is_hooked(function)
     if hooked or not is_recorded() or not is_plain(layer):
         return layer(function(*inputs))
-    return ConvOf.apply(layer.stride, function, function, layer.weight, layer.bias, *inputs)
+    how = (layer.stride, function, function, gradient)
+    return ConvOf.apply(*how, layer.weight, layer.bias, *inputs)
 
 
 def conv_of_norm(layer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
@@ -102,7 +113,7 @@ def conv_of_norm(layer: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
         return norm(x)  # which sees the batch
 
     inputs = (x, norm.weight, norm.bias, *statistics)
-    return ConvOf.apply(layer.stride, first, again, layer.weight, layer.bias, *inputs)
+    return ConvOf.apply(layer.stride, first, again, None, layer.weight, layer.bias, *inputs)
 
 
 def is_plain(layer: nn.Module) -> bool:
@@ -125,26 +136,30 @@ class ConvOf(Function):
         stride: tuple[int, int],
         first: Callable[..., Tensor],
         again: Callable[..., Tensor],
+        gradient: Gradient | None,
         weight: Tensor,
         bias: Tensor | None,
         *inputs: Tensor | None,
     ) -> Tensor:
-        ctx.stride, ctx.again = stride, again
+        ctx.stride, ctx.again, ctx.gradient = stride, again, gradient
         ctx.save_for_backward(weight, bias, *inputs)
         return F.conv2d(first(*inputs), weight, bias, stride)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, bias, *inputs = ctx.saved_tensors
-        needed = ctx.needs_input_grad[3:]
+        needed = ctx.needs_input_grad[4:]
         if torch.is_grad_enabled():  # somebody wants the gradient's gradient
             out = F.conv2d(ctx.again(*inputs), weight, bias, ctx.stride)
-            return None, None, None, *gradients(out, (weight, bias, *inputs), needed, grad, True)
-        inputs = [
-            x if x is None else x.detach().requires_grad_(need)
-            for x, need in zip(inputs, needed[2:], strict=True)
-        ]
-        with torch.enable_grad():
+            found = gradients(out, (weight, bias, *inputs), needed, grad, True)
+            return None, None, None, None, *found
+        recording = ctx.gradient is None and any(needed[2:])
+        if recording:
+            inputs = [
+                x if x is None else x.detach().requires_grad_(need)
+                for x, need in zip(inputs, needed[2:], strict=True)
+            ]
+        with torch.set_grad_enabled(recording):
             middle = ctx.again(*inputs)
         # Under autocast the convolution ran in the type of its output.
         to_middle, to_weight, to_bias = torch.ops.aten.convolution_backward(
@@ -162,12 +177,14 @@ class ConvOf(Function):
         )
         to_weight = to_weight.to(weight.dtype) if needed[0] else None
         to_bias = to_bias.to(bias.dtype) if needed[1] else None
-        if any(needed[2:]):
+        to_inputs: Sequence[Tensor | None] = [None] * len(inputs)
+        if recording:
+            to_inputs = gradients(middle, inputs, needed[2:], to_middle.to(middle.dtype), False)
+        elif any(needed[2:]):
             to_middle = to_middle.to(middle.dtype)
-            to_inputs = gradients(middle, inputs, needed[2:], to_middle, False)
-        else:
-            to_inputs = [None] * len(inputs)
-        return None, None, None, to_weight, to_bias, *to_inputs
+            del middle  # its memory may serve again
+            to_inputs = ctx.gradient(to_middle, *inputs)
+        return None, None, None, None, to_weight, to_bias, *to_inputs
 
 
 def gradients(
@@ -181,6 +198,26 @@ def gradients(
     wanted = [x for x, need in zip(inputs, needed, strict=True) if need and x is not None]
     found = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph))
     return [next(found) if need else None for need in needed]
+
+
+def gelu_gradient(grad: Tensor, x: Tensor) -> list[Tensor]:
+    """Of `F.gelu(x)`, for `conv_of`."""
+    return [torch.ops.aten.gelu_backward.grad_input(grad, x, grad_input=grad)]
+
+
+def weighted_sum(weights: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """Three maps, (B, C, H, W) each, by their weights (3, B, C, 1, 1)."""
+    x = torch.addcmul(first * weights[0], second, weights[1])
+    return torch.addcmul(x, third, weights[2])
+
+
+def weighted_sum_gradient(grad: Tensor, weights: Tensor, *maps: Tensor) -> list[Tensor]:
+    """Of `weighted_sum`, for `conv_of`."""
+    to_weights, product = torch.empty_like(weights), torch.empty_like(grad)
+    for x, to_weight in zip(maps, to_weights, strict=True):
+        torch.sum(torch.mul(grad, x, out=product), (2, 3), keepdim=True, out=to_weight)
+    del product
+    return [to_weights, grad * weights[0], grad * weights[1], grad.mul_(weights[2])]
 
 
 @contextmanager
@@ -256,22 +293,33 @@ class CircularSlice(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         axis, start, length, size = ctx.place
-        total = ctx.shape[axis]
         if torch.is_grad_enabled():  # somebody wants the gradient's gradient
             places = (torch.arange(length, device=grad.device) + start) % size
             zeros = grad.new_zeros(ctx.shape)
             return zeros.index_add(axis, places, grad), None, None, None, None
-        out = grad.new_empty(ctx.shape)
-        once = min(length, size)  # the entries that are the first to land on their place
-        if once < size:
-            out.zero_()
-        elif size < total:
-            out.narrow(axis, size, total - size).zero_()
-        for done, place, run in runs(start, once, size):
-            out.narrow(axis, place, run).copy_(grad.narrow(axis, done, run))
-        for done, place, run in runs(start + once, length - once, size):
-            out.narrow(axis, place, run).add_(grad.narrow(axis, once + done, run))
-        return out, None, None, None, None
+        to_x = circular_slice_gradient(grad, ctx.shape, axis, start, length, size)
+        return to_x, None, None, None, None
+
+
+def circular_slice_gradient(
+    grad: Tensor, shape: torch.Size, axis: int, start: int, length: int, size: int
+) -> Tensor:
+    """Of `circular_slice` of an `x` of a shape; the arguments are those."""
+    start %= size
+    total = shape[axis]
+    if start == 0 and length == size == total:
+        return grad
+    out = grad.new_empty(shape)
+    once = min(length, size)  # the entries that are the first to land on their place
+    if once < size:
+        out.zero_()
+    elif size < total:
+        out.narrow(axis, size, total - size).zero_()
+    for done, place, run in runs(start, once, size):
+        out.narrow(axis, place, run).copy_(grad.narrow(axis, done, run))
+    for done, place, run in runs(start + once, length - once, size):
+        out.narrow(axis, place, run).add_(grad.narrow(axis, once + done, run))
+    return out
 
 
 # Shifting, under a compiler ----------------------------------------------------------------------

@@ -50,12 +50,16 @@ from torch.utils.checkpoint import checkpoint
 
 from .backward import (
     circular_slice,
+    circular_slice_gradient,
     conv_of,
     conv_of_norm,
     frozen_statistics,
     gather,
+    gelu_gradient,
     is_hooked,
     plain_operations,
+    weighted_sum,
+    weighted_sum_gradient,
 )
 
 NormLayer = Callable[[int], nn.Module]
@@ -158,6 +162,11 @@ def zero_pad(x: Tensor, axis: int, front: int, back: int) -> Tensor:
     return F.pad(x, (0, 0) * (x.ndim - 1 - axis) + (front, back))
 
 
+def whole_regions(size: int, region_size: int) -> int:
+    """A size rounded up to whole regions."""
+    return (size + region_size - 1) // region_size * region_size
+
+
 def shift_and_pad(
     x: Tensor, axis: int, region_size: int, shift: int, shift_padding: str, region_padding: str
 ) -> Tensor:
@@ -179,7 +188,7 @@ def shift_and_pad(
         wrap as often as needed, where the reference stops.
     """
     size = x.shape[axis]
-    padded = (size + region_size - 1) // region_size * region_size
+    padded = whole_regions(size, region_size)
     if torch.compiler.is_compiling():
         return gather_tokens(x, axis, region_size, padded, shift, shift_padding, region_padding)
     if shift_padding == region_padding == "circular":
@@ -308,7 +317,10 @@ class RegionBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         size = x.shape[self.axis + 1]
-        x = self.expand(self.act(self.norm(conv_of(self.reduce, self.to_regions, x))))
+        circular = self.shift_padding == self.region_padding == "circular"
+        gradient = self.to_regions_gradient if circular else None
+        x = conv_of(self.reduce, self.to_regions, x, gradient=gradient)
+        x = self.expand(self.act(self.norm(x)))
         # As in the reference, a shift that brought in zeros is not undone.
         undone = self.shift if self.shift_padding == "circular" else 0
         if (
@@ -325,6 +337,14 @@ class RegionBranch(nn.Module):
         if torch.compiler.is_compiling():
             return shift_and_pad(x, self.axis + 1, *how)
         return channels_first(shift_and_pad(channels_last(x), self.axis, *how))
+
+    def to_regions_gradient(self, grad: Tensor, x: Tensor) -> list[Tensor]:
+        """Of `to_regions`, for `conv_of`, where both paddings are circular."""
+        x, grad = channels_last(x), channels_last(grad)
+        size = x.shape[self.axis]
+        padded = whole_regions(size, self.region_size)
+        how = (self.axis, -self.shift, padded, size)
+        return [channels_first(circular_slice_gradient(grad, x.shape, *how))]
 
     def extra_repr(self) -> str:
         axis = "height" if self.axis == HEIGHT else "width"
@@ -345,7 +365,8 @@ class Mlp(nn.Module):
         parts = self.parts(x)
         if parts == 1:
             hidden = self.fc1(x) if norm is None else conv_of_norm(self.fc1, norm, x)
-            return conv_of(self.fc2, self.act, hidden)
+            exact = type(self.act) is nn.GELU and self.act.approximate == "none"
+            return conv_of(self.fc2, self.act, hidden, gradient=gelu_gradient if exact else None)
         x = x if norm is None else norm(x)
         axis = 0 if len(x) > 1 else 2  # rows of several images are no neighbours in memory
         length = -(-x.shape[axis] // parts)
@@ -401,13 +422,7 @@ class HireModule(nn.Module):
         # (B, 3C, 1, 1) -> (B, C, 3) -> (3, B, C, 1, 1): channel outer, branch inner
         gate = self.reweight(mean).reshape(x.shape[0], x.shape[1], 3).softmax(2)
         gates = gate.permute(2, 0, 1)[..., None, None]
-        return conv_of(self.proj, weighted_sum, gates, *branches)
-
-
-def weighted_sum(gates: Tensor, height: Tensor, width: Tensor, channel: Tensor) -> Tensor:
-    """The branches, (B, C, H, W) each, by their gates (3, B, C, 1, 1)."""
-    x = torch.addcmul(height * gates[0], width, gates[1])
-    return torch.addcmul(x, channel, gates[2])
+        return conv_of(self.proj, weighted_sum, gates, *branches, gradient=weighted_sum_gradient)
 
 
 class DropPath(nn.Module):
