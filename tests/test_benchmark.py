@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from benchmark import PEERS, kept_bytes
+from benchmark import KINDS, PEERS, kept_bytes, profiled
 from torch import nn
 
 
@@ -38,11 +38,22 @@ def test_inference_beside_all_peers(run_tool, tmp_path):
 def test_training_step(run_tool):
     done = run_tool(
         "tools/benchmark.py", "--train", "--arch", "tiny", "--size", "64x64", "--runs", "1",
-        "--forms", "plain", "plain+cp",
+        "--forms", "plain", "plain+cp", "--profile",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    kept = [float(row.split("|")[-2].split()[0]) for row in done.stdout.splitlines()[4:]]
+    figures, operations = done.stdout.split("\n\n")[1:]
+    kept = [float(row.split("|")[-2].split()[0]) for row in figures.splitlines()[2:]]
     assert kept[1] < kept[0] < kept[2]  # recomputed, ours, the reference's
+    assert len(operations.splitlines()) == 2 + len(KINDS)
+
+
+def test_the_time_of_operations_is_that_of_their_kind():
+    x, layer = torch.rand(1, 8, 64, 64, requires_grad=True), nn.Conv2d(8, 512, 3)
+    kinds = profiled(lambda: layer(x).sum().backward(), x)
+    known = sum(time for kind, time in kinds.items() if kind != "all else")
+    assert kinds["gradients of convolutions"] > kinds["convolutions, matrix products"] > 0
+    assert kinds["norms, their gradients"] == kinds["GELU, ReLU, their gradients"] == 0
+    assert known > kinds["all else"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
     python tools/benchmark.py --size 512x512 --against reference swin-t
     python tools/benchmark.py --train --size 512x512 --forms plain plain+cp
     python tools/benchmark.py --forms fused+compile:float16 --against reference:float16
+    python tools/benchmark.py --forms plain --profile
 
 Every candidate has a process to itself, so that none profits or suffers from what another left to
 the memory allocator. They run in turn, again and again, so that a busy machine slows all of them;
@@ -11,6 +12,9 @@ the ratios of the medians are the figures to quote.
 A form is `plain` or `fused`, then any of `+cp` (blocks recomputed in the backward pass),
 `+channels_last` and `+compile` (as `tools/test.py --compile-backbone`), then its type where that is
 not float32, such as `:bfloat16`.
+
+A second table, with `--profile`, has the operations that take the time, as torch's profiler saw
+them in a few runs more.
 
 The limit is the time that the machine needs at least: the network's multiply-adds at the rate of a
 large matrix product in the same type, or its image, weights and outputs at the rate of a copy.
@@ -40,7 +44,9 @@ from mmengine.registry import MODELS, DefaultScope
 from reference_net import ReferenceNet
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
+from torch.autograd import DeviceType
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from hire_mlp_mm import HireMLP
@@ -49,6 +55,17 @@ from hire_mlp_mm.hire_mlp import ARCHS
 
 FORMS = ("plain", "fused")
 OPTIONS = ("cp", "channels_last", "compile")
+# Parts of the names of operations. What several lines have belongs to the first.
+KINDS = {
+    "gradients of convolutions": ("convolution_backward", "mm_backward"),
+    "convolutions, matrix products": ("_convolution", "aten::addmm", "aten::mm", "aten::bmm"),
+    "norms, their gradients": ("batch_norm", "layer_norm"),
+    "GELU, ReLU, their gradients": ("gelu", "aten::relu", "threshold_backward"),
+    "copies": ("aten::copy_", "aten::cat", "aten::fill_"),
+    "sums and products": ("aten::add", "aten::mul", "aten::sum", "aten::div", "aten::mean"),
+    "all else": ("",),
+}
+PROFILED = 5  # runs
 # Writing 5 here makes Linux forget the process's highest memory.
 RESET = Path("/proc/self/clear_refs")
 # As MMDetection and MMPretrain build them, four maps each.
@@ -80,6 +97,7 @@ class Figures:
     kept: int = 0
     limit: float = 0.0
     times: list[float] = field(default_factory=list)
+    kinds: dict[str, float] = field(default_factory=dict)  # see `KINDS`
 
     @property
     def median(self) -> float:
@@ -99,6 +117,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10, help="of each candidate (default: 10)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--profile", action="store_true", help="tell which operations take time")
     parser.add_argument("--json", metavar="FILE", help="write the figures to a new file")
     args = parser.parse_args()
     if args.json and Path(args.json).exists():
@@ -110,6 +129,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     candidates = measure(names, args)
     print(report(candidates, args))
+    if args.profile:
+        print(report_kinds(candidates))
     if args.json:
         figures = [asdict(c) | dict(median=c.median) for c in candidates]
         said = dict(setting=setting(args), candidates=figures)
@@ -245,26 +266,31 @@ def measure(names: Sequence[str], args: argparse.Namespace) -> list[Figures]:
             for rate in rates.values():
                 rate.measure()
             for candidate, (name, worker) in zip(candidates, workers, strict=True):
-                candidate.times.append(answer_of(name, worker, ask=True))
+                candidate.times.append(answer_of(name, worker, ask="time"))
+        for candidate, (name, worker) in zip(candidates, workers, strict=True):
+            if args.profile:
+                candidate.kinds = answer_of(name, worker, ask="kinds")
     for candidate in candidates:
         candidate.limit = rates[candidate.dtype].limit(candidate)
     return candidates
 
 
 def serve(asked: Connection, name: str, args: argparse.Namespace) -> None:
-    """In a candidate's process: its figures, then the milliseconds of a run for each request."""
+    """In a candidate's process: its figures, then what is asked, the time of a run or of kinds."""
     try:
         candidate = Candidate(name, args)
         asked.send(candidate.measure())
-        while asked.recv():
-            asked.send(timed(lambda: candidate.step(candidate.image), candidate.image))
+        answers = dict(time=timed, kinds=profiled)
+        while True:
+            answer = answers[asked.recv()]
+            asked.send(answer(lambda: candidate.step(candidate.image), candidate.image))
     except EOFError:
         pass
     except Exception as error:  # told by the process that asked
         asked.send(describe(error))
 
 
-def answer_of(name: str, worker: Connection, ask: bool = False) -> Any:
+def answer_of(name: str, worker: Connection, ask: str = "") -> Any:
     """What a candidate's process says next, once it is asked.
 
     Raises:
@@ -272,7 +298,7 @@ def answer_of(name: str, worker: Connection, ask: bool = False) -> Any:
     """
     try:
         if ask:
-            worker.send("again")
+            worker.send(ask)
         answer = worker.recv()
     except (EOFError, OSError):
         raise UserError(f"{name}: its process ended, perhaps for want of memory") from None
@@ -288,6 +314,23 @@ def timed(work: Callable[[], object], where: Tensor) -> float:
     work()
     wait_for(where)
     return (time.perf_counter() - start) * 1e3
+
+
+def profiled(work: Callable[[], object], where: Tensor) -> dict[str, float]:
+    """Milliseconds of each of `KINDS` in a run."""
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * where.is_cuda
+    with profile(activities=activities, acc_events=True) as profiler:
+        for _ in range(PROFILED):
+            work()
+        wait_for(where)
+    kinds = dict.fromkeys(KINDS, 0.0)
+    for one in profiler.key_averages():
+        if one.device_type != DeviceType.CPU:  # a kernel, whose time its operation has, too
+            continue
+        kind = next(k for k, parts in KINDS.items() if any(part in one.key for part in parts))
+        time = one.self_device_time_total if where.is_cuda else one.self_cpu_time_total
+        kinds[kind] += time / 1e3 / PROFILED
+    return kinds
 
 
 def wait_for(where: Tensor) -> None:
@@ -416,6 +459,16 @@ def report(candidates: Sequence[Figures], args: argparse.Namespace) -> str:
             f"{c.kept / 1e6:.1f} MB" if c.kept else "-",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def report_kinds(candidates: Sequence[Figures]) -> str:
+    """Milliseconds of each kind of operation as a table."""
+    lines = ["", f"| operations | {' | '.join(c.name for c in candidates)} |"]
+    lines.append("|---" * (1 + len(candidates)) + "|")
+    for kind in KINDS:
+        times = (f"{c.kinds[kind]:.0f} ms" for c in candidates)
+        lines.append(f"| {kind} | {' | '.join(times)} |")
     return "\n".join(lines)
 
 
