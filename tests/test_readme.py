@@ -49,7 +49,19 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1)
+few = 32  # channels, of the heads' maps and vectors
 model = dict(
+    neck=dict(out_channels=few),
+    rpn_head=dict(in_channels=few, feat_channels=few),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=few),
+        mask_roi_extractor=dict(out_channels=few),
+        bbox_head=[
+            dict(head, in_channels=few, fc_out_channels=few)
+            for head in _base_.model.roi_head.bbox_head
+        ],
+        mask_head=dict(in_channels=few, conv_out_channels=few),
+    ),
     train_cfg=dict(
         rpn_proposal=dict(max_per_img=16),
         rcnn=[dict(r, sampler=dict(r["sampler"], num=16)) for r in _base_.model.train_cfg.rcnn],
@@ -81,7 +93,11 @@ tta_pipeline = [
 val_dataloader["dataset"]["pipeline"] = test_pipeline
 train_cfg = dict(max_iters=1, val_interval=2)
 default_hooks = dict(checkpoint=dict(interval=1))
-model = dict(data_preprocessor=dict(size=(128, 128)))
+model = dict(
+    data_preprocessor=dict(size=(128, 128)),
+    decode_head=dict(channels=32),
+    auxiliary_head=dict(channels=32),
+)
 """
 
 
