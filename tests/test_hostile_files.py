@@ -154,14 +154,16 @@ for tool, *args in json.loads(sys.argv[1]):
 def checkpoint(tmp_path_factory):
     """A training checkpoint that fits the segmentor, to be changed and saved again."""
     from mmengine.config import Config
+    from mmengine.optim import build_optim_wrapper
     from mmengine.registry import MODELS, DefaultScope
 
     cfg = Config.fromfile(ROOT / SEGMENTATION)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper).state_dict()
     hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
-    meta = dict(epoch=0, iter=1)
-    return dict(meta=meta, message_hub=hub, state_dict=model.state_dict())
+    parts = dict(meta=dict(epoch=0, iter=1), message_hub=hub, optimizer=optimizer)
+    return dict(parts, state_dict=model.state_dict())
 
 
 def run_commands(run_tool, commands, folder) -> list[tuple[int, list[str]]]:

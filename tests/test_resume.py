@@ -225,7 +225,8 @@ def test_a_full_disk(fast, tmp_path, monkeypatch):
 
 def save(path, iteration, time="20260101_000000", **meta):
     meta = dict(meta, epoch=0, iter=iteration, time=time)
-    torch.save(dict(meta=meta, state_dict=dict(weight=torch.ones(10_000))), path)
+    parts = dict(meta=meta, message_hub={}, optimizer={})
+    torch.save(dict(parts, state_dict=dict(weight=torch.ones(10_000))), path)
     (path.parent / _resume.NOTE).write_text(str(path))
 
 
@@ -297,6 +298,19 @@ def test_weights_are_not_a_training(tmp_path, caplog):
     torch.save(dict(weight=torch.ones(1)), tmp_path / "weights.pth")
     with pytest.raises(UserError, match="holds no state of a training"):
         start(tmp_path, caplog, str(tmp_path / "weights.pth"))
+
+
+def test_weights_beside_a_training_are_not_gone_on_from(fast, tmp_path):
+    """The best checkpoint and a published one: mmengine would take a fresh optimizer with them."""
+    data, by_epoch, checkpoint = LOOPS["endless"]
+    kept = ["meta", "state_dict", "message_hub"]
+    train(tmp_path, data, by_epoch, dict(checkpoint, published_keys=kept))
+    (published,) = tmp_path.glob("iter_16-*.pth")
+    best = next(path for path in tmp_path.glob("best*.pth") if "-" not in path.name)
+    for path in (best, published):
+        with pytest.raises(UserError, match=rf"{path} holds no state of a training"):
+            train(tmp_path, *LOOPS["endless"], resume=str(path))
+    assert train(tmp_path, *LOOPS["endless"])._load_from == str(tmp_path / "iter_16.pth")
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):

@@ -403,8 +403,11 @@ def read_start(path: str) -> Start:
     except Exception as error:  # a damaged file can make its reader raise anything
         check_undamaged(path)  # says what is wrong, as a rule
         raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
-    meta = loaded.get("meta") if isinstance(loaded, dict) else None
-    if not isinstance(meta, dict) or not {"epoch", "iter"} <= meta.keys():
+    parts = loaded if isinstance(loaded, dict) else {}
+    meta = parts.get("meta")
+    # The best and published ones have no optimizer: mmengine would go on with a fresh one.
+    known = isinstance(meta, dict) and {"epoch", "iter"} <= meta.keys()
+    if not known or not {"message_hub", "optimizer"} <= parts.keys():
         raise UserError(f"checkpoint {path} {NO_TRAINING}")
     return Start(path, {key: meta[key] for key in META if key in meta})
 

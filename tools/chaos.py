@@ -298,7 +298,8 @@ def check(training: Training, done: int) -> None:
         LostError: a checkpoint is damaged, or the life went on from too far back.
     """
     for path in training.checkpoints():
-        read_start(str(path))
+        if not path.name.startswith("best"):  # which holds weights alone
+            read_start(str(path))
         check_undamaged(str(path))
     path = training.work_dir / "progress"
     if not path.exists():  # killed before it went on
