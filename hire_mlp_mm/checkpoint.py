@@ -44,6 +44,7 @@ class Inert:
 HARMLESS = [
     "argparse.Namespace",
     "builtins.getattr",
+    "mmengine.config.config.ConfigDict",
     "mmengine.logging.history_buffer.HistoryBuffer",
     "numpy.dtype",
     "numpy.ndarray",

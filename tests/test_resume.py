@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from _common import UserError
+from mmengine.config import ConfigDict
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseModel
@@ -175,6 +176,23 @@ def test_a_training_that_ended_goes_on_bit_for_bit(loop, fast, tmp_path):
         assert runner.iter == ITERATIONS
         assert chaos.difference(wanted, result(work_dir)) is None, crash
         assert names(work_dir) == names(tmp_path / "whole")
+
+
+def test_what_a_config_puts_into_checkpoints(fast, tmp_path, monkeypatch):
+    """It is read again, or training stops at the first of them."""
+    data, by_epoch, checkpoint = LOOPS["endless"]
+    odd = dict(skeleton=ConfigDict(a=1), palette=np.ones((2, 3), np.uint8), half=np.float16(1))
+    monkeypatch.setattr(Data, "metainfo", odd, raising=False)
+    with pytest.raises(CrashError):
+        train(tmp_path / "a", data, by_epoch, checkpoint, CrashHook(iteration=5))
+    assert train(tmp_path / "a", data, by_epoch, checkpoint).iter == ITERATIONS
+    loaded = torch.load(tmp_path / "a/iter_16.pth")["meta"]["dataset_meta"]
+    assert loaded["skeleton"] == dict(a=1)
+    assert np.array_equal(loaded["palette"], odd["palette"])
+    monkeypatch.setattr(Data, "metainfo", dict(folder=Path("a")))
+    message = r"what this training saves cannot be loaded: .*iter_3.pth refused: .*PosixPath"
+    with pytest.raises(UserError, match=message):
+        train(tmp_path / "b", data, by_epoch, checkpoint)
 
 
 def test_a_drawn_seed_is_taken_from_the_checkpoint(fast, tmp_path):

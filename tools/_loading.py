@@ -37,7 +37,7 @@ from hire_mlp_mm.torch_file import load_data
 # torch 2.6 and later refuses. What the log needs is built by the functions below; numpy's own are
 # not let in, for they can be told to build arrays of pointers.
 
-NUMBERS = ("b1", "i4", "i8", "f4", "f8")
+NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 METHODS = ("current", "max", "mean", "min")
 
 
@@ -87,6 +87,7 @@ def history_buffer_method(owner: type, name: str) -> object:
 
 ALLOWED: list[Any] = [
     HistoryBuffer,
+    (dict, "mmengine.config.config.ConfigDict"),  # in metainfo of a data set, from its config
     (Number, "numpy.dtype"),
     (Numbers, "numpy.ndarray"),
     (history_buffer_method, "builtins.getattr"),

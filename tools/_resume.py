@@ -465,6 +465,8 @@ class WholeFiles(LocalBackend):
 class LateRemoval(CheckpointHook):
     """Mmengine's hook, which removes an old checkpoint before it saves a new one, in safe order."""
 
+    readable = False  # as far as is known
+
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
@@ -487,6 +489,7 @@ class LateRemoval(CheckpointHook):
             **self.args,
         )
         if is_main_process():
+            self.check_readable()
             write_whole(Path(runner.work_dir, NOTE), self.last_ckpt.encode())
         if self.max_keep_ckpts > 0:
             for outdated in kept[: -self.max_keep_ckpts]:
@@ -496,6 +499,19 @@ class LateRemoval(CheckpointHook):
                 remove(self.file_backend, path)
             self.keep_ckpt_ids = deque(kept, self.max_keep_ckpts)
             runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+
+    def check_readable(self) -> None:
+        """Stop at the first checkpoint, not after the crash, if it holds what is not read again.
+
+        Raises:
+            UserError: it does, from a hook of the config or its data set's metainfo.
+        """
+        if not self.readable and os.path.isfile(self.last_ckpt):
+            try:
+                check_undamaged(self.last_ckpt)
+            except UserError as error:
+                raise UserError(f"what this training saves cannot be loaded: {error}") from error
+        self.readable = True
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         backend = self.file_backend
