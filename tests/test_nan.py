@@ -118,6 +118,23 @@ def test_weights_that_are_not_numbers_are_not_saved(guarded, shapes, tmp_path):
     assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / "iter_1.pth")
 
 
+def test_constant_masks_are_saved_and_loaded():
+    """Of infinity or bool, as models have them among their buffers; a changed one is damage."""
+    from _loading import CheckpointError, check_whole
+
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
+    model.register_buffer("used", torch.tensor([True, False]))
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    runner = FakeRunner(None)
+    runner.model = model
+    FiniteHook().before_save_checkpoint(runner, dict(state_dict=state))
+    check_whole(state, model, "file")
+    for name in ("mask", "weight"):
+        with pytest.raises(CheckpointError, match=f"file: {name} holds NaN or Inf"):
+            check_whole({**state, name: state[name] + float("inf")}, model, "file")
+
+
 def test_under_a_gradient_scaler_the_loss_alone_counts():
     """It skips the step on an infinite gradient, and goes on with a smaller scale."""
     from mmengine.logging import MessageHub

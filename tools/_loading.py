@@ -250,11 +250,16 @@ def check_backbones(state: StateDict, model: nn.Module, name: str) -> None:
 
 
 def check_numbers(state: StateDict, expected: StateDict, name: str) -> None:
-    """Raise CheckpointError unless tensors of a state dict are numbers, and finite."""
+    """Raise CheckpointError unless tensors of a state dict are numbers, and finite.
+
+    What is as the model has it already is fine in any case: masks are of bool or infinite.
+    """
     for key, tensor in expected.items():
+        value = state[key]
+        if odd := oddity(value):
+            raise CheckpointError(f"{name}: {key} is {odd}; expected a plain tensor")
         try:
-            if odd := oddity(state[key]):
-                raise ValueError(f"is {odd}; expected a plain tensor")
-            fit(state[key], tensor)
+            fit(value, tensor)
         except ValueError as error:
-            raise CheckpointError(f"{name}: {key} {error}") from error
+            if value.dtype != tensor.dtype or not torch.equal(value.cpu(), tensor.cpu()):
+                raise CheckpointError(f"{name}: {key} {error}") from error
