@@ -9,6 +9,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import _common
 import _data
 import mmcv
 import numpy as np
@@ -366,6 +367,24 @@ def test_a_model_that_fails_names_its_images(load):
     assert line.endswith("ValueError: no valid anchor")
     with pytest.raises(ValueError, match="no valid anchor"):
         Model().run(batch, in_model=False)
+
+
+def test_each_process_names_its_own_images(monkeypatch, capsys):
+    """The first of a machine speaks for all, but of the others' images it knows nothing."""
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    for error in (_common.UserError("config not found"), _data.DataError("a.jpg: truncated")):
+        for rank in "01":
+            monkeypatch.setenv("LOCAL_RANK", rank)
+            with pytest.raises(SystemExit) as stop:
+                _common.run(lambda error=error: raised(error))
+            assert stop.value.code == 2
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "train.py: error: config not found"
+    assert others == ["train.py: error: a.jpg: truncated"] * 2
+
+
+def raised(error: Exception) -> None:
+    raise error
 
 
 def test_unreadable_images_that_the_config_replaces_are_counted(load, data, monkeypatch):

@@ -32,7 +32,13 @@ DOWNLOADING = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
 
 
 class UserError(Exception):
-    """Something the user can put right; the message is one line."""
+    """Something the user can put right; the message is one line.
+
+    Attributes:
+        shared: all processes of a run come upon it, so that one of them says it for all.
+    """
+
+    shared = True
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -71,7 +77,7 @@ def run(main: Callable[[], None]) -> None:
         leave_process_group()
     except (UserError, *USER_ERRORS) as error:
         local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-        if local_rank == "0":  # once on each machine
+        if local_rank == "0" or not getattr(error, "shared", True):  # once on each machine
             # FileNotFoundError by the interpreter carries its path apart from its message; one
             # from a data loader's worker carries the worker's traceback before its message.
             path = getattr(error, "filename", None)

@@ -30,7 +30,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from PIL import Image
-from torch import nn
+from torch import distributed, nn
 from torch.utils.data import DataLoader
 
 COCO_LISTS = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name")}
@@ -39,6 +39,8 @@ COCO_ANNOTATION = ("id", "image_id", "category_id", "bbox", "area")
 
 class DataError(UserError):
     """A file of a data set that cannot be used; the message names it."""
+
+    shared = False  # each process has images of its own
 
     def __init__(self, message: str) -> None:
         # A data loader's worker sends its traceback before the message.
@@ -473,6 +475,7 @@ def batch_errors(runner: Runner) -> Iterator[None]:
 
     Raises:
         DataError: in place of the error, which goes into the log, as it may be the model's fault.
+        UserError: another process has ended, which is no fault of these images.
     """
     hook = BatchHook()
     runner.register_hook(hook)
@@ -483,9 +486,19 @@ def batch_errors(runner: Runner) -> Iterator[None]:
     except Exception as error:
         if hook.batch is None:
             raise
+        if is_of_another_process(error):
+            line = f"another process has ended, and has said why ({describe(error)})"
+            raise UserError(line) from error
         runner.logger.error(traceback.format_exc())
         images = [f"{path} ({size})" for path, size in samples(hook.batch)]
         raise DataError(f"the model failed on {', '.join(images)}: {describe(error)}") from error
+
+
+def is_of_another_process(error: Exception) -> bool:
+    """Whether torch.distributed raised it, which has a class for that with NCCL only."""
+    if not distributed.is_initialized():
+        return False
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def samples(batch: Any) -> Iterator[tuple[str, str]]:
