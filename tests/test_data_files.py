@@ -56,9 +56,16 @@ def configs() -> dict[str, Config]:
 def load(configs, data):
     """Build a host's data loader on the training images, as the tools do."""
 
-    def load(host: str, test: bool = False, build=_data.guarded_loader, **settings: object):
+    def load(
+        host: str,
+        test: bool = False,
+        build=_data.guarded_loader,
+        num_batch_per_epoch: int | None = None,
+        **settings: object,
+    ):
         init_default_scope(host)
         loader = copy.deepcopy(configs[host].train_dataloader)
+        loader.num_batch_per_epoch = num_batch_per_epoch
         loader.update(batch_size=2, sampler=dict(type="DefaultSampler", shuffle=False))
         if test:
             loader.dataset.test_mode = True
@@ -405,6 +412,9 @@ def test_unreadable_images_that_the_config_replaces_are_counted(load, data, monk
 
 def test_within_other_data_sets_and_processes(load, data):
     half(data)
+    part = load("mmseg", num_batch_per_epoch=1)
+    with pytest.raises(_data.DataError, match=f"{IMAGE}: the JPEG is truncated"):
+        list(part)
     dataset = load("mmseg").dataset
     again = pickle.loads(pickle.dumps(dataset))  # as for a worker that is not a fork
     with pytest.raises(_data.DataError, match="truncated"):

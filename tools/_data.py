@@ -86,7 +86,10 @@ def data_sets(dataset: Any) -> Iterator[BaseDataset]:
     """The data sets that read files, within concatenated, repeated and mixed ones."""
     if isinstance(dataset, BaseDataset):
         yield dataset
-    inner = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
+    inner = getattr(dataset, "datasets", None) or [
+        # The latter is mmengine's for num_batch_per_epoch.
+        getattr(dataset, "dataset", None) or vars(dataset).get("_dataset")
+    ]
     for one in inner if not isinstance(dataset, BaseDataset) else ():
         if one is not None:
             yield from data_sets(one)
