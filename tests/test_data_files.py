@@ -442,9 +442,14 @@ class Head(torch.nn.Module):
         self.num_classes = num_classes
 
 
+class STDCHead(Head):
+    """mmseg's of this name learns where classes meet."""
+
+
 def test_fewer_outputs_than_classes(load):
     dataset = load("mmdet").dataset
     enough = torch.nn.ModuleDict({"rpn_head": Head(1), "bbox_head": Head(3)})
+    enough.update({"backbone": Head(-1), "auxiliary_head": STDCHead(2)})
     _data.check_classes(enough, dataset)
     too_few = torch.nn.ModuleDict({"bbox_head": Head(2)})
     message = r"bbox_head \(Head\) has num_classes=2, and CocoDataset 3 classes"

@@ -541,8 +541,11 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
         return
     for path, module in model.named_modules():
         number = getattr(module, "num_classes", None)
-        # A region proposal network has one class, the object.
-        if isinstance(number, int) and number < len(classes) and "rpn" not in path:
+        # A region proposal network has one class, the object, and STDCHead two, of boundaries;
+        # a backbone without a classifier has -1.
+        if "rpn" in path or type(module).__name__ == "STDCHead":
+            continue
+        if isinstance(number, int) and 0 < number < len(classes):
             raise DataError(
                 f"{path} ({type(module).__name__}) has num_classes={number}, and "
                 f"{type(dataset).__name__} {len(classes)} classes; set either in the config"
