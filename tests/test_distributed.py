@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import _common
+import chaos
 import pytest
 import torch
+from _loading import guard_loading
 from mmengine.config import Config
 from mmengine.model import BaseModel, MMDistributedDataParallel, convert_sync_batchnorm
 from mmengine.registry import MODELS
@@ -38,9 +40,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hire_mlp_mm import HireMLP
 from hire_mlp_mm.hire_mlp import Block
+from tests import test_resume
 from tests.conftest import ROOT, free_port
 from tests.test_backbone import OUT_INDICES
 from tests.test_configs import build, load, training_data
+from tests.test_resume import LOOPS, CrashError, CrashHook
 from tests.test_tools import DETECTION, SEGMENTATION, metrics, options
 
 FSDP = "configs/upernet_hire_l_ade20k_fsdp.py"
@@ -348,6 +352,36 @@ def test_a_sharded_step_is_the_plain_one(tmp_path):
     held = [sum(units) for units in (first, second)]
     assert sum(held) == pytest.approx(sum(one["exp_avg"].numel() for one in state), rel=0.01)
     assert len(first) == 1 + sum(Config.fromfile(ROOT / SEGMENTATION).model.backbone.arch.depths)
+
+
+# Killed and resumed -----------------------------------------------------------------------------
+
+
+def train_and_go_on(folder: str) -> None:
+    """Trainings that crash after any iteration, or before a validation, and go on."""
+    import mmdet.datasets  # noqa: F401  its batch sampler
+
+    guard_loading()
+    cfg = Config()
+    _common.join_processes_on_cpu(cfg)
+    settings = dict(cfg=cfg, launcher="pytorch")
+    for loop in ("endless by shape", "epochs by shape", "within epochs"):
+        test_resume.train(f"{folder}/{loop}/whole", *LOOPS[loop], **settings)
+        for place in ("iteration", "validation"):
+            work_dir = f"{folder}/{loop}/{place}"
+            crash = CrashHook(**{place: dict(iteration=5, validation=6)[place]})
+            with pytest.raises(CrashError):
+                test_resume.train(work_dir, *LOOPS[loop], crash, **settings)
+            test_resume.train(work_dir, *LOOPS[loop], **settings)
+
+
+def test_a_training_of_two_that_ended_goes_on_bit_for_bit(tmp_path):
+    """Data of each process, statistics that no checkpoint holds: as in a run without a crash."""
+    in_processes(2, train_and_go_on, str(tmp_path))
+    for whole in tmp_path.glob("*/whole"):
+        for one in whole.parent.glob("*[!e]"):
+            where = chaos.difference(test_resume.result(whole), test_resume.result(one))
+            assert where is None, one
 
 
 # Two machines -----------------------------------------------------------------------------------

@@ -104,8 +104,8 @@ LOOPS = {
 ITERATIONS = 16  # 4 epochs
 
 
-def train(work_dir, data, by_epoch, checkpoint, crash=None, resume="auto", seed=0):
-    """Train the model in this process."""
+def train(work_dir, data, by_epoch, checkpoint, crash=None, resume="auto", seed=0, **settings):
+    """Train the model in this process; the settings are the runner's."""
     if by_epoch:
         loop = dict(by_epoch=True, max_epochs=ITERATIONS // 4)
     else:
@@ -133,6 +133,7 @@ def train(work_dir, data, by_epoch, checkpoint, crash=None, resume="auto", seed=
         randomness=dict(seed=seed),
         experiment_name=f"{Path(work_dir).name}-{random.random()}",
         log_level="WARNING",
+        **settings,
     )  # fmt: skip
     _resume.make_resumable(runner, resume)
     runner.train()

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from _common import UserError, check_file
 from _loading import ALLOWED, NO_TRAINING
-from mmengine.dist import broadcast_object_list, get_rank, is_main_process
+from mmengine.dist import broadcast, broadcast_object_list, get_rank, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import (
@@ -106,6 +106,7 @@ def make_resumable(runner: Runner, resume: str | None) -> None:
     loader.dataset.__getitems__ = partial(load, loader.dataset, own, (runner.seed, get_rank()))
     runner._train_dataloader = loader
     runner.register_hook(PlaceHook(batches, runner.seed))
+    runner.register_hook(OneModelHook())
     if start and "place" in start.meta:
         runner.register_hook(CatchUpHook(start))
 
@@ -253,6 +254,19 @@ class PlaceHook(Hook):
         else:
             meta["place"] = (0, meta["iter"])
         meta["validated"] = self.validated
+
+
+class OneModelHook(Hook):
+    """Has all processes validate the model that the first of them saves.
+
+    Without SyncBN each has running statistics of its own, and a checkpoint holds the first one's.
+    """
+
+    priority = "LOWEST"  # after an average has taken the model's place
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        for buffer in runner.model.buffers():
+            broadcast(buffer)
 
 
 class CatchUpHook(Hook):
