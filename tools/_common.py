@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,6 +74,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 def run(main: Callable[[], None]) -> None:
     """Run a tool; an error that the user can put right is one line and exit code 2."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
     try:
         main()
         leave_process_group()
@@ -91,6 +95,16 @@ def run(main: Callable[[], None]) -> None:
             raise
         sys.excepthook(*sys.exc_info())
         leave_at_once(1)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it is gone.
+
+    An agent of torchrun that is killed would leave its processes running, unnoticed by the other
+    machines; and a training its processes that load data. Linux only.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def leave_process_group() -> None:

@@ -9,13 +9,10 @@ stream at the right place, and ends with the same weights, bit for bit on a CPU.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import glob
 import itertools
 import os
 import random
-import signal
-import sys
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import UserError, check_file
+from _common import UserError, check_file, end_with_parent
 from _loading import ALLOWED, NO_TRAINING
 from mmengine.dist import broadcast, broadcast_object_list, get_rank, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
@@ -81,8 +78,8 @@ def make_resumable(runner: Runner, resume: str | None) -> None:
         UserError: there are checkpoints, and none that could be gone on from.
     """
     register_backend("local", WholeFiles, force=True, prefixes="")
-    if sys.platform == "linux":
-        os.register_at_fork(after_in_child=end_with_parent)
+    # Torch's workers watch their parent, too, but wait for ever with much left to hand over.
+    os.register_at_fork(after_in_child=end_with_parent)
     for hook in runner.hooks:
         if type(hook) is CheckpointHook:
             hook.__class__ = LateRemoval
@@ -109,14 +106,6 @@ def make_resumable(runner: Runner, resume: str | None) -> None:
     runner.register_hook(OneModelHook())
     if start and "place" in start.meta:
         runner.register_hook(CatchUpHook(start))
-
-
-def end_with_parent() -> None:
-    """Have the kernel end this process, which loads data, when the training that forked it is gone.
-
-    Torch's workers watch for that, too, but wait for ever with much left to hand over.
-    """
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 # Randomness by place ----------------------------------------------------------------------------
