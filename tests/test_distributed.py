@@ -26,6 +26,7 @@ import chaos
 import pytest
 import torch
 from _loading import guard_loading
+from _resume import make_resumable
 from mmengine.config import Config
 from mmengine.model import BaseModel, MMDistributedDataParallel, convert_sync_batchnorm
 from mmengine.registry import MODELS
@@ -39,6 +40,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hire_mlp_mm import HireMLP
+from hire_mlp_mm.checkpoint import CheckpointError
 from hire_mlp_mm.hire_mlp import Block
 from tests import test_resume
 from tests.conftest import ROOT, free_port
@@ -278,25 +280,25 @@ def test_evaluation_has_the_figures_of_one_process(tmp_path):
 # Sharded weights --------------------------------------------------------------------------------
 
 
-def train(work_dir: str, sharded: bool, iterations: int, resume: bool = False) -> list[int]:
-    """Train the small segmentor; the number of parameters of each FSDP unit that a process holds.
+def train(
+    work_dir: str, sharded: bool, iterations: int, resume: bool = False, start: str = "start.pth"
+) -> list[int]:
+    """Train the small segmentor as the tool does.
 
     Sharded by the strategy of the config that shows it, but for what goes by GPU: torch's FSDP
     takes no CPU unasked, and where it would copy a whole state from the GPU to the CPU, it gives
     views of freed memory if that state is on the CPU already.
+
+    Returns:
+        The number of parameters of each FSDP unit that this process holds.
     """
     cfg = Config.fromfile(ROOT / SEGMENTATION)
-    cfg.launcher, cfg.work_dir, cfg.resume = "pytorch", work_dir, resume
+    cfg.launcher, cfg.work_dir = "pytorch", work_dir
     cfg.train_cfg.update(max_iters=iterations, val_interval=iterations)
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=-1)
-    if not resume:  # the runners draw different numbers
-        cfg.load_from = str(Path(work_dir).parent / "start.pth")
-    cfg.train_dataloader.batch_size, cfg.train_dataloader.sampler.seed = 2, 0
-    cfg.train_dataloader.dataset.pipeline = [
-        one for one in cfg.train_pipeline if one.type != "RandomFlip"
-    ]
-    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
-        head.dropout_ratio = 0
+    if not resume:
+        cfg.load_from = str(Path(work_dir).parent / start)
+    cfg.train_dataloader.batch_size = 2
     if sharded:
         example = Config.fromfile(ROOT / FSDP)
         cfg.runner_type, cfg.strategy = example.runner_type, example.strategy
@@ -308,6 +310,7 @@ def train(work_dir: str, sharded: bool, iterations: int, resume: bool = False) -
             optim_state_dict_config=dict(type="FullOptimStateDictConfig", offload_to_cpu=False),
         )
     runner = _common.build_runner(cfg)
+    make_resumable(runner, "auto" if resume else None)
     runner.train()
     units = FullyShardedDataParallel.fsdp_modules(runner.model)
     assert all(isinstance(unit.module, Block) for unit in units if unit is not runner.model)
@@ -317,6 +320,8 @@ def train(work_dir: str, sharded: bool, iterations: int, resume: bool = False) -
 def train_in_three_ways(folder: str) -> list[int]:
     train(f"{folder}/plain", False, 2)
     train(f"{folder}/sharded", True, 1)
+    with pytest.raises(CheckpointError, match="lacks stages"):
+        train(f"{folder}/refused", True, 1, start="other.pth")
     return train(f"{folder}/sharded", True, 2, resume=True)
 
 
@@ -337,6 +342,8 @@ def test_a_sharded_step_is_the_plain_one(tmp_path):
     assert example.strategy.sync_bn == example.sync_bn
     start = build(load(Path(SEGMENTATION).stem)).state_dict()
     torch.save({"state_dict": start}, tmp_path / "start.pth")
+    del start["backbone.stages.0.blocks.0.norm1.weight"]
+    torch.save({"state_dict": start}, tmp_path / "other.pth")
     first, second = in_processes(2, train_in_three_ways, str(tmp_path))
     assert first == second
     plain, sharded = (
@@ -411,13 +418,27 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+on_linux = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="finds and ends processes as Linux does"
+)
+
+
+def state(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds of a training."""
+    loaded = torch.load(path, weights_only=False)
+    return {key: loaded[key] for key in ("state_dict", "optimizer", "param_schedulers")}
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux does")
+@on_linux
 def test_two_machines_train_end_together_and_resume(tmp_path):
-    """dist_train.sh under two torchrun agents; a process of one is killed."""
+    """dist_train.sh under two torchrun agents; a process of one is killed.
+
+    Resumed two iterations before, they come to where the first two were, bit for bit.
+    """
     work_dir, last = tmp_path / "train", tmp_path / "train/last_checkpoint"
     agents = train_on_two_machines(work_dir, *options(1000, 2))
-    while not last.exists() and all(agent.poll() is None for agent in agents):
+    while not (work_dir / "iter_6.pth").exists() and all(agent.poll() is None for agent in agents):
         time.sleep(0.02)
     logs = [tmp_path / f"{node}.log" for node in range(2)]
     assert last.exists(), logs[0].read_text()[-2000:]
@@ -428,11 +449,33 @@ def test_two_machines_train_end_together_and_resume(tmp_path):
     assert [agent.wait(end - time.time()) for agent in agents] == [1, 1]
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert "Signal 9 (SIGKILL)" in logs[1].read_text()
-    assert "train.py: error: another process has ended, " in logs[0].read_text()
+    assert "train.py: error: another process of this run has ended" in logs[0].read_text()
 
-    done = int(re.search(r"iter_(\d+)", last.read_text())[1])
-    agents = train_on_two_machines(work_dir, "--resume", *options(done + 1, 1))
+    wanted = state(work_dir / "iter_4.pth")
+    for path in work_dir.glob("*.pth"):
+        if path.name != "iter_2.pth":
+            path.unlink()
+    agents = train_on_two_machines(work_dir, "--resume", *options(4, 1))
     assert [agent.wait() for agent in agents] == [0, 0], logs[0].read_text()[-2000:]
-    assert f"resumed epoch: 0, iter: {done}" in logs[0].read_text()
-    assert (work_dir / f"iter_{done + 1}.pth").exists()
+    assert "resumed epoch: 0, iter: 2" in logs[0].read_text()
     assert "mIoU: " in logs[0].read_text()
+    assert chaos.difference(wanted, state(work_dir / "iter_4.pth")) is None
+
+
+@on_linux
+def test_a_process_ends_with_its_agent(tmp_path):
+    """As one that is killed, and so the processes on other machines end, too."""
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        f"import os, sys, time; sys.path.insert(0, '{ROOT}/tools'); from _common import run\n"
+        "run(lambda: (print(os.getpid(), flush=True), time.sleep(600)))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--master-port", free_port()]
+    with subprocess.Popen([*command, str(worker)], stdout=subprocess.PIPE) as agent:
+        process = Path("/proc", agent.stdout.readline().decode().strip())
+        assert process.exists()
+        agent.kill()
+        end = time.time() + 10
+        while process.exists():
+            assert time.time() < end
+            time.sleep(0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import ctypes
 import logging
 import os
@@ -20,7 +21,7 @@ import torch
 from _loading import CheckpointCheck, guard_loading
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 
 from hire_mlp_mm import mmcv_ops  # before mmdet is imported, which needs mmcv's ops
@@ -184,9 +185,12 @@ def build_runner(cfg: Config, whole: bool = False) -> Runner:
         join_processes_on_cpu(cfg)
     if "runner_type" in cfg:
         runner = RUNNERS.build(cfg)
+        # Once a strategy has it, each process may hold a part of the model alone.
+        check = CheckpointCheck(whole, MODELS.build(copy.deepcopy(cfg.model)).to("meta"))
     else:
         runner = Runner.from_cfg(cfg)
-        runner.register_hook(CheckpointCheck(whole))
+        check = CheckpointCheck(whole)
+    runner.register_hook(check)
     runner.logger.info(mmcv_ops.describe())
     return runner
 

@@ -30,7 +30,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from PIL import Image
-from torch import distributed, nn
+from torch import distributed as dist
+from torch import nn
 from torch.utils.data import DataLoader
 
 COCO_LISTS = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name")}
@@ -478,7 +479,7 @@ def batch_errors(runner: Runner) -> Iterator[None]:
 
     Raises:
         DataError: in place of the error, which goes into the log, as it may be the model's fault.
-        UserError: another process has ended, which is no fault of these images.
+        UserError: it is another process of the run that is gone.
     """
     hook = BatchHook()
     runner.register_hook(hook)
@@ -487,21 +488,20 @@ def batch_errors(runner: Runner) -> Iterator[None]:
     except (UserError, OSError, *USER_ERRORS):
         raise
     except Exception as error:
+        if lost_contact(error):
+            raise UserError(
+                f"another process of this run has ended, see the logs of all: {describe(error)}"
+            ) from error
         if hook.batch is None:
             raise
-        if is_of_another_process(error):
-            line = f"another process has ended, and has said why ({describe(error)})"
-            raise UserError(line) from error
         runner.logger.error(traceback.format_exc())
         images = [f"{path} ({size})" for path, size in samples(hook.batch)]
         raise DataError(f"the model failed on {', '.join(images)}: {describe(error)}") from error
 
 
-def is_of_another_process(error: Exception) -> bool:
-    """Whether torch.distributed raised it, which has a class for that with NCCL only."""
-    if not distributed.is_initialized():
-        return False
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+def lost_contact(error: Exception) -> bool:
+    """Whether an error is one of torch.distributed; gloo's have no type of their own."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def samples(batch: Any) -> Iterator[tuple[str, str]]:

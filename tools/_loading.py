@@ -176,18 +176,22 @@ class CheckpointCheck(Hook):
     Args:
         whole: every tensor of the model has to be there, as it has to be where training goes on;
             else those of its HireMLP backbones.
+        model: what to compare with, if the runner's is divided among processes.
     """
 
     priority = "VERY_LOW"  # after an average's weights have changed places with the model's
 
-    def __init__(self, whole: bool) -> None:
-        self.whole = whole
+    def __init__(self, whole: bool, model: nn.Module | None = None) -> None:
+        self.whole, self.model = whole, model
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        name = f"checkpoint {runner._load_from or find_latest_checkpoint(runner.work_dir)}"
+        path = runner._load_from or find_latest_checkpoint(runner.work_dir)
+        if os.path.isdir(path):  # saved in parts, by and for a strategy
+            return
+        name = f"checkpoint {path}"
         state = checkpoint.get("state_dict", checkpoint)
         tensors = {key: plain(v) for key, v in state.items() if isinstance(v, Tensor)}
-        model = runner.model
+        model = runner.model if self.model is None else self.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         if runner._resume:
