@@ -20,6 +20,7 @@ from mmengine.config import ConfigDict
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseModel
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
 from shapes import write_shapes
 from torch import nn
@@ -104,7 +105,10 @@ LOOPS = {
 ITERATIONS = 16  # 4 epochs
 
 
-def train(work_dir, data, by_epoch, checkpoint, crash=None, resume="auto", seed=0, **settings):
+def train(
+    work_dir, data, by_epoch, checkpoint, crash=None, resume="auto", seed=0, wrapper="OptimWrapper",
+    **settings,
+):  # fmt: skip
     """Train the model in this process; the settings are the runner's."""
     if by_epoch:
         loop = dict(by_epoch=True, max_epochs=ITERATIONS // 4)
@@ -118,7 +122,7 @@ def train(work_dir, data, by_epoch, checkpoint, crash=None, resume="auto", seed=
         train_cfg=loop,
         val_cfg=dict(),
         val_evaluator=dict(type=Score),
-        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.05)),
+        optim_wrapper=dict(type=wrapper, optimizer=dict(type="AdamW", lr=0.05)),
         param_scheduler=[
             dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=7),
             dict(type="ReduceOnPlateauLR", monitor="score", patience=0, end=ITERATIONS),
@@ -203,6 +207,27 @@ def test_a_drawn_seed_is_taken_from_the_checkpoint(fast, tmp_path):
     train(tmp_path / "a", *LOOPS["epochs"], seed=None)
     train(tmp_path / "b", *LOOPS["epochs"], seed=seed)
     assert chaos.difference(result(tmp_path / "b"), result(tmp_path / "a")) is None
+
+
+class ScaledOnCpu(AmpOptimWrapper):
+    """Mmengine's, whose constructor refuses a CPU; what follows does not."""
+
+    def __init__(self, **settings):
+        OptimWrapper.__init__(self, **settings)
+        self.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+        self._scale_update_param, self.cast_dtype = None, torch.bfloat16
+
+
+def test_a_gradient_scaler_goes_on(fast, tmp_path):
+    train(tmp_path / "whole", *LOOPS["endless"], wrapper=ScaledOnCpu)
+    crash = CrashHook(iteration=11)
+    with pytest.raises(CrashError):
+        train(tmp_path / "crash", *LOOPS["endless"], crash, wrapper=ScaledOnCpu)
+    train(tmp_path / "crash", *LOOPS["endless"], wrapper=ScaledOnCpu)
+    wanted = result(tmp_path / "whole")
+    scaler = wanted[f"iter_{ITERATIONS}.pth"]["optimizer"]["loss_scaler"]
+    assert scaler["scale"] == 2.0 ** (10 + ITERATIONS // 3)
+    assert chaos.difference(wanted, result(tmp_path / "crash")) is None
 
 
 def test_a_step_draws_what_its_number_says():
