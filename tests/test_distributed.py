@@ -467,7 +467,7 @@ def test_a_process_ends_with_its_agent(tmp_path):
     worker = tmp_path / "worker.py"
     worker.write_text(
         f"import os, sys, time; sys.path.insert(0, '{ROOT}/tools'); from _common import run\n"
-        "run(lambda: (print(os.getpid(), flush=True), time.sleep(600)))\n"
+        "run(lambda: (print(os.getpid(), flush=True), time.sleep(60)))\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--master-port", free_port()]
     with subprocess.Popen([*command, str(worker)], stdout=subprocess.PIPE) as agent:

@@ -3,10 +3,11 @@
 
     python tools/chaos.py [--kills 200] [--seed 0]
 
-Small detectors and segmentors train on shapes, by epochs and by iterations, with data loaded in
-the training's process and in others. Each training first runs undisturbed. Then it is killed
-(SIGKILL) and told to `--resume` until it has come to its end, half of the times at any moment and
-half of the times while it writes a checkpoint; then the next training's turn comes. Checked are:
+Small detectors, segmentors and a classifier train on shapes, by epochs and by iterations, with data
+loaded in the training's process and in others. Each training first runs undisturbed. Then it is
+killed (SIGKILL) and told to `--resume` until it has come to its end, half of the times at any
+moment and half of the times while it writes a checkpoint; then the next training's turn comes.
+Checked are:
 
 - after every kill, that every checkpoint is whole, down to its checksums;
 - that no life goes on from more than one checkpoint's interval before the last kill;
@@ -53,6 +54,7 @@ PRELOAD = [
     *("train", "chaos", "pycocotools.coco"),
     *(f"{host}.{part}" for host in ("mmdet", "mmseg") for part in ("models", "datasets", "engine")),
     *(f"{host}.{part}" for host in ("mmdet", "mmseg") for part in ("evaluation", "visualization")),
+    *(f"mmpretrain.{part}" for part in ("models", "datasets", "engine", "evaluation")),
 ]
 
 SMALL = """
@@ -138,11 +140,55 @@ default_hooks = dict(
 )
 log_processor = dict(by_epoch=True)
 """
+CLASSIFIER = f"""
+custom_imports = dict(imports=["hire_mlp_mm", "hire_mlp_mm.mmcv_ops", "chaos"])
+default_scope = "mmpretrain"
+dims = (8, 12, 16, 20)
+arch = dict(depths=(1, 1, 1, 1), dims=dims)
+model = dict(
+    type="ImageClassifier",
+    backbone=dict(type="HireMLP", arch=arch, out_indices=(3,), drop_path_rate=0.3),
+    neck=dict(type="GlobalAveragePooling"),
+    head=dict(
+        type="LinearClsHead", num_classes=2, in_channels=20, topk=(1,),
+        loss=dict(type="LabelSmoothLoss", label_smooth_val=0.1, mode="original"),
+    ),
+    data_preprocessor=dict(num_classes=2, mean=[127.0] * 3, std=[64.0] * 3, to_rgb=True),
+    train_cfg=dict(augments=[dict(type="Mixup", alpha=0.8), dict(type="CutMix", alpha=1.0)]),
+)
+pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="RandomResizedCrop", scale=64),
+    dict(type="RandomErasing", mode="rand"),
+    dict(type="PackInputs"),
+]
+train_dataloader = dict(
+    batch_size=3,  # {INTERVAL} of them in the 8 images
+    num_workers={{workers}},
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    # Is an image of the part to train on, or of the other one?
+    dataset=dict(type="CustomDataset", data_root="{{{{$SHAPES_ROOT:}}}}images", pipeline=pipeline),
+)
+val_dataloader = train_dataloader
+val_evaluator = dict(type="Accuracy", topk=(1,))
+train_cfg = dict(by_epoch=True, max_epochs={LENGTH // INTERVAL}, val_interval=2)
+val_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type="AdamW", lr=1e-2))
+param_scheduler = dict(type="CosineAnnealingLR", by_epoch=True, T_max={LENGTH // INTERVAL})
+randomness = dict(seed=0)
+default_hooks = dict(
+    logger=dict(type="LoggerHook", interval=1),
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2, save_best="auto"),
+)
+custom_hooks = [dict(type="EMAHook", momentum=0.1), dict(type="ProgressHook")]
+"""
 TRAININGS = {
     "detector, iterations, 2 workers": (DETECTOR + BY_ITERATIONS, 2),
     "segmentor, epochs": (SEGMENTOR + BY_EPOCHS, 0),
     "detector, epochs": (DETECTOR + BY_EPOCHS, 0),
     "segmentor, iterations, 2 workers": (SEGMENTOR + BY_ITERATIONS, 2),
+    "classifier, epochs, 2 workers": (CLASSIFIER, 2),
 }
 
 
