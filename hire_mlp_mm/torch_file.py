@@ -45,7 +45,7 @@ def short(text: object, most: int = 80) -> str:
 def first_line(error: Exception) -> str:
     """What an exception says, cut to its first line."""
     lines = str(error).strip().splitlines()
-    return short(lines[0], 200) if lines else type(error).__name__
+    return short(lines[0], 300) if lines else type(error).__name__
 
 
 def load_data(

@@ -21,8 +21,10 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 from shapes import write_shapes
+from torch import nn
 
-from tests.conftest import ROOT
+from hire_mlp_mm.hire_mlp import HireMLPNet
+from tests.conftest import NANO, ROOT
 
 DETECTION = "configs/cascade_mask_rcnn_hire_nano_shapes.py"
 SEGMENTATION = "configs/upernet_hire_nano_shapes.py"
@@ -356,7 +358,7 @@ def test_a_model_that_fails_names_its_images(load):
         logger = MMLogger.get_instance("model", log_level="CRITICAL")
 
         def __init__(self) -> None:
-            self._hooks = []
+            self._hooks, self.model = [], nn.Identity()
 
         def run(self, batch: dict, in_model: bool) -> None:
             with _data.batch_errors(self):
@@ -374,6 +376,24 @@ def test_a_model_that_fails_names_its_images(load):
     assert line.endswith("ValueError: no valid anchor")
     with pytest.raises(ValueError, match="no valid anchor"):
         Model().run(batch, in_model=False)
+
+
+def test_maps_of_other_channels_are_told_where_a_model_fails():
+    """They are what mostly makes a model fail that a person has put together."""
+    model = nn.Module()
+    model.backbone, model.neck = HireMLPNet(NANO, out_indices=(0, 1)), nn.Module()
+    model.neck.in_channels = [8, 12]
+    assert not list(_data.other_channels(model))
+    model.neck.in_channels = [8, 12, 16]
+    assert list(_data.other_channels(model)) == [
+        "the backbone gives it [8, 12] channels: set model.neck.in_channels, now [8, 12, 16]"
+    ]
+    model.neck = None
+    model.decode_head = nn.Module()
+    model.decode_head.in_channels, model.decode_head.in_index = 12, 1
+    assert not list(_data.other_channels(model))
+    model.decode_head.in_index = 0
+    assert "set model.decode_head.in_channels, now [12]" in next(_data.other_channels(model))
 
 
 def test_each_process_names_its_own_images(monkeypatch, capsys):

@@ -13,6 +13,7 @@ from swap_backbone import SwapError, find_config, swap_backbone
 from sweep import table, train_a_step
 
 from hire_mlp_mm.hire_mlp import ARCHS
+from tests.conftest import ROOT
 
 # One config for each way in which a model reads its backbone; tools/sweep.py tries all families.
 WORK = {
@@ -169,8 +170,6 @@ def test_a_config_of_ones_own(run_tool, tmp_path):
 
 
 def find_tool(name: str) -> str:
-    from tests.conftest import ROOT
-
     return str(ROOT / "tools" / name)
 
 
@@ -181,6 +180,8 @@ def find_tool(name: str) -> str:
         (["nopackage::a.py"], "no package nopackage is installed"),
         (["mmdet::retinanet/retinanet_r50_fpn.py"], r"near it: .*retinanet_r50_fpn_1x_coco\.py"),
         (["mmdet::atss/atss_r50_fpn_1x_coco.py", "--arch", "large"], "--weights FILE or none"),
+        (["mmdet::atss/atss_r50_fpn_1x_coco.py", "--weights", "no.pth"], "weight file no.pth not"),
+        ([f"{ROOT}/configs/retinanet_hire_t_1x_coco.py"], "model.backbone is HireMLP already"),
         (["mmdet::atss/atss_r50_fpn_1x_coco.py", "--out", "nofolder/a.py"], "a folder that exists"),
     ],
 )

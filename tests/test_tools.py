@@ -19,7 +19,8 @@ from shapes import write_shapes
 
 from hire_mlp_mm import mmcv_ops
 from hire_mlp_mm.checkpoint import CheckpointError
-from tests.conftest import ROOT
+from hire_mlp_mm.hire_mlp import HireMLPNet
+from tests.conftest import NANO, ROOT
 
 DETECTION = "configs/cascade_mask_rcnn_hire_nano_shapes.py"
 SEGMENTATION = "configs/upernet_hire_nano_shapes.py"
@@ -266,6 +267,10 @@ MISTAKES = {
         ["train", "configs/upernet_hire_l_ade20k_fsdp.py"],
         "upernet_hire_l_ade20k_fsdp.py divides the model among several processes",
     ),
+    "argument": (
+        ["train", DETECTION, "--cfg-options", "model.bakcbone=None"],
+        "cannot be built: TypeError: CascadeRCNN.__init__() got an unexpected keyword argument",
+    ),
     "auto scale": (["train", DETECTION, "--auto-scale-lr"], "base_batch_size"),
 }  # fmt: skip
 
@@ -282,7 +287,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, shapes, tmp_path, run_to
     ]
     assert done.returncode == 2, done.stderr
     assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
+    assert ("Traceback" in done.stderr) == ("cannot be built" in message)
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -318,11 +323,26 @@ def test_advice_on_missing_data_can_be_followed(several, tmp_path):
 
 def test_a_checkpoint_of_another_model(shapes, tmp_path, run_tool):
     """mmengine would load what fits, here nothing, and report a figure."""
-    torch.save({"model": {"patch_embed.proj.weight": torch.zeros(1)}}, tmp_path / "official.pth")
+    state = {"patch_embed.proj.weight": torch.zeros(1)}
+    torch.save({"state_dict": state}, tmp_path / "official.pth")
     args = ["--work-dir", tmp_path]
     done = run_tool("tools/test.py", SEGMENTATION, tmp_path / "official.pth", *args, env=shapes)
     assert done.returncode == 2
     assert "is not of this config's model" in done.stderr
+    assert "it holds patch_embed.proj.weight" in done.stderr
+
+
+def test_a_checkpoint_of_a_deeper_arch_is_refused():
+    """Every tensor of the model is there, so that mmengine would give a figure."""
+    from _loading import check_whole
+
+    small, tiny = (
+        torch.nn.ModuleDict(dict(backbone=HireMLPNet(dict(NANO, depths=depths))))
+        for depths in ((1, 2, 4, 2), (1, 1, 4, 2))
+    )
+    check_whole(small.state_dict(), small, "file")
+    with pytest.raises(CheckpointError, match=r"file is a network with depths 1,2,4,2 .* set arch"):
+        check_whole(small.state_dict(), tiny, "file")
 
 
 @pytest.mark.parametrize("numpy_type", ["numpy.ndarray", "numpy.dtype"])

@@ -10,7 +10,9 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +136,8 @@ def leave_at_once(code: int) -> None:
 
 def describe(error: Exception) -> str:
     """Kind and first line of somebody else's error."""
-    return f"{type(error).__name__}: {first_line(error)}"
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"
 
 
 def read_config(path: str) -> Config:
@@ -179,20 +182,40 @@ def build_runner(cfg: Config, whole: bool = False) -> Runner:
     Args:
         cfg: the config.
         whole: a checkpoint has to have every tensor of the model, not the backbone's alone.
+
+    Raises:
+        UserError: the model, or what belongs to it, cannot be built.
     """
     guard_loading()
     if cfg.launcher == "pytorch" and get_device() == "cpu":
         join_processes_on_cpu(cfg)
-    if "runner_type" in cfg:
-        runner = RUNNERS.build(cfg)
-        # Once a strategy has it, each process may hold a part of the model alone.
-        check = CheckpointCheck(whole, MODELS.build(copy.deepcopy(cfg.model)).to("meta"))
-    else:
-        runner = Runner.from_cfg(cfg)
-        check = CheckpointCheck(whole)
+    with build_errors():
+        if "runner_type" in cfg:
+            runner = RUNNERS.build(cfg)
+            # Once a strategy has it, each process may hold a part of the model alone.
+            check = CheckpointCheck(whole, MODELS.build(copy.deepcopy(cfg.model)).to("meta"))
+        else:
+            runner = Runner.from_cfg(cfg)
+            check = CheckpointCheck(whole)
     runner.register_hook(check)
     runner.logger.info(mmcv_ops.describe())
     return runner
+
+
+@contextmanager
+def build_errors() -> Iterator[None]:
+    """End with a line for people where a class refuses what the config has for it.
+
+    Raises:
+        UserError: in place of the error, whose traceback is printed: the class may be at fault.
+    """
+    try:
+        yield
+    except (UserError, OSError, *USER_ERRORS):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise UserError(f"what the config describes cannot be built: {describe(error)}") from error
 
 
 def join_processes_on_cpu(cfg: Config) -> None:

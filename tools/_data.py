@@ -34,6 +34,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader
 
+from hire_mlp_mm.hire_mlp import HireMLPNet
+
 COCO_LISTS = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name")}
 COCO_ANNOTATION = ("id", "image_id", "category_id", "bbox", "area")
 
@@ -496,7 +498,31 @@ def batch_errors(runner: Runner) -> Iterator[None]:
             raise
         runner.logger.error(traceback.format_exc())
         images = [f"{path} ({size})" for path, size in samples(hook.batch)]
-        raise DataError(f"the model failed on {', '.join(images)}: {describe(error)}") from error
+        line = f"the model failed on {', '.join(images)}: {describe(error)}"
+        raise DataError("; ".join([line, *other_channels(runner.model)])) from error
+
+
+def other_channels(model: nn.Module) -> Iterator[str]:
+    """A line for each neck or head made for other maps than those of the HireMLP before it.
+
+    Of a model that fails: there are readers that take less than they are given, and work.
+    """
+    for path, part in model.named_modules():
+        backbone = getattr(part, "backbone", None)
+        if not isinstance(backbone, HireMLPNet):
+            continue
+        name = "neck" if getattr(part, "neck", None) is not None else "decode_head"
+        reader = getattr(part, name, None)
+        wanted = getattr(reader, "in_channels", None)
+        index = getattr(reader, "in_index", range(len(backbone.out_channels)))
+        if getattr(reader, "input_transform", None) == "resize_concat" or wanted is None:
+            continue
+        wanted = [*wanted] if isinstance(wanted, (list, tuple)) else [wanted]
+        read = [index] if isinstance(index, int) else [*index]
+        given = [backbone.out_channels[i] for i in read if i < len(backbone.out_channels)]
+        if wanted != given:
+            where = ".".join(filter(None, ("model", path, name)))
+            yield f"the backbone gives it {given} channels: set {where}.in_channels, now {wanted}"
 
 
 def lost_contact(error: Exception) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -219,15 +220,33 @@ def check_training(checkpoint: dict[str, Any], name: str) -> None:
 
 
 def check_whole(state: StateDict, model: nn.Module, name: str) -> None:
-    """Raise CheckpointError unless a state dict has every tensor of a model; it may have more."""
+    """Raise CheckpointError unless a state dict has every tensor of a model.
+
+    It may have more, but not of a HireMLP backbone: that would be one of another arch.
+    """
+    for _, network, given in backbones_in(state, model):
+        if given and given.keys() != network.state_dict().keys():
+            match_state_dict(given, network.state_dict(), name)
     expected = model.state_dict()
     wrong = [k for k, v in expected.items() if k not in state or state[k].shape != v.shape]
     if wrong:
+        held = groups(list(state), 1) if state else "no tensors under state_dict"
         raise CheckpointError(
             f"{name} is not of this config's model: {len(wrong)} of {len(expected)} tensors are "
-            f"missing or of another shape, such as {wrong[0]}"
+            f"missing or of another shape, such as {wrong[0]}; it holds {held}"
         )
     check_numbers(state, expected, name)
+
+
+def backbones_in(
+    state: StateDict, model: nn.Module
+) -> Iterator[tuple[str, HireMLPNet, dict[str, Tensor]]]:
+    """(path, network, what a state dict has of it) of each HireMLP backbone in a model."""
+    for path, module in model.named_modules():
+        if isinstance(module, HireMLPNet):
+            start = f"{path}."
+            given = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+            yield path, module, given
 
 
 def check_backbones(state: StateDict, model: nn.Module, name: str) -> None:
@@ -238,17 +257,14 @@ def check_backbones(state: StateDict, model: nn.Module, name: str) -> None:
     expected = model.state_dict()
     fitting = {k: v for k, v in expected.items() if k in state and state[k].shape == v.shape}
     check_numbers(state, fitting, name)
-    for part, module in model.named_modules():
-        if isinstance(module, HireMLPNet):
-            start = f"{part}."
-            given = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-            if not given:
-                raise CheckpointError(
-                    f"{name} holds nothing of the model's {part}; weights of a backbone alone "
-                    f"are given by --cfg-options model.{part}.init_cfg.type=Pretrained "
-                    f"model.{part}.init_cfg.checkpoint=FILE"
-                )
-            match_state_dict(given, module.state_dict(), name)
+    for path, network, given in backbones_in(state, model):
+        if not given:
+            raise CheckpointError(
+                f"{name} holds nothing of the model's {path}; weights of a backbone alone "
+                f"are given by --cfg-options model.{path}.init_cfg.type=Pretrained "
+                f"model.{path}.init_cfg.checkpoint=FILE"
+            )
+        match_state_dict(given, network.state_dict(), name)
     if not fitting:
         raise CheckpointError(f"{name} holds nothing that fits this config's model")
 

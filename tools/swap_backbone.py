@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import UserError, describe, read_config, run
+from _common import UserError, check_file, describe, read_config, run
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
@@ -158,6 +158,8 @@ def swap_backbone(cfg: Config, arch: str, checkpoint: str | None = None) -> list
         SwapError: the model has no backbone that HireMLP can replace; says why.
     """
     network, path = find_network(cfg.model)
+    if network.backbone.get("type", "").rpartition(".")[2] == "HireMLP":
+        raise SwapError(f"{path}backbone is HireMLP already; set its arch by hand")
     swap = Swap(cfg, arch, copy.deepcopy(network))
     refuse_tied(network)
     scope = cfg.get("default_scope", "mmengine")
@@ -381,10 +383,12 @@ def initial_weights(arch: str, checkpoint: str | None) -> ConfigDict | None:
     """`init_cfg` of the new backbone.
 
     Raises:
-        UserError: no weights are published for this arch.
+        UserError: no weights are published for this arch, or there is no such file.
     """
     if checkpoint == "none":
         return None
+    if checkpoint:
+        check_file(checkpoint, "weight file")
     if checkpoint is None and arch not in weights.WEIGHTS:
         raise UserError(f"no weights of {arch} are published; give --weights FILE or none")
     return ConfigDict(type="Pretrained", checkpoint=checkpoint or f"hire-mlp://{arch}")
