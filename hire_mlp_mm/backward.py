@@ -84,6 +84,8 @@ def conv_of(
     hooked = isinstance(function, nn.Module) and is_hooked(function)
     if hooked or not is_recorded() or not is_plain(layer):
         return layer(function(*inputs))
+    if inputs[-1].shape[2:].numel() == 1:  # of a pixel there is next to nothing to keep
+        return layer(function(*inputs))
     how = (layer.stride, function, function, gradient)
     return ConvOf.apply(*how, layer.weight, layer.bias, *inputs)
 
