@@ -386,7 +386,8 @@ class Mlp(nn.Module):
         ):
             return 1
         hidden_bytes = x.nbytes // x.shape[1] * self.fc1.out_channels
-        return max(1, -(-hidden_bytes // HIDDEN_BYTES))
+        parts = max(1, -(-hidden_bytes // HIDDEN_BYTES))
+        return parts if parts > 2 else 1  # two gain nothing
 
 
 class HireModule(nn.Module):
