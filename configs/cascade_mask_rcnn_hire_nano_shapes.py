@@ -1,7 +1,7 @@
 """Cascade Mask R-CNN with narrow heads on a small HireMLP, from scratch; part of `make demo`.
 
 Data: 400 images of tools/shapes.py, 100 held out. 260 iterations of 8 images.
-Measured, seed 0: 0.701 box AP, 0.940 box AP50, 0.726 mask AP, 0.940 mask AP50; 5.3 M
+Measured, seed 0: 0.720 box AP, 0.953 box AP50, 0.727 mask AP, 0.949 mask AP50; 5.3 M
 parameters.
 
     python tools/shapes.py FOLDER
