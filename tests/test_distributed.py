@@ -381,7 +381,7 @@ def train_and_go_on(folder: str) -> None:
             test_resume.train(work_dir, *LOOPS[loop], **settings)
 
 
-def test_a_training_of_two_that_ended_goes_on_bit_for_bit(tmp_path):
+def test_a_training_of_two_that_ended_goes_on_bit_for_bit(guarded, tmp_path):
     """Data of each process, statistics that no checkpoint holds: as in a run without a crash."""
     in_processes(2, train_and_go_on, str(tmp_path))
     for whole in tmp_path.glob("*/whole"):

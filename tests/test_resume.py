@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import random
@@ -27,6 +28,7 @@ from torch import nn
 
 # A training that takes a fraction of a second --------------------------------------------------
 
+NUMBERS = itertools.count()  # of the trainings
 SAMPLES = 11  # 3 batches of 3 and one of 2
 
 
@@ -135,7 +137,7 @@ def train(
         ),
         custom_hooks=[dict(type="EMAHook", momentum=0.1), crash or CrashHook()],
         randomness=dict(seed=seed),
-        experiment_name=f"{Path(work_dir).name}-{random.random()}",
+        experiment_name=f"{Path(work_dir).name}-{next(NUMBERS)}",  # or it would share their log
         log_level="WARNING",
         **settings,
     )  # fmt: skip

@@ -84,6 +84,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     path = find_config(args.config)
+    if args.weights not in (None, "none"):
+        check_file(args.weights, "weight file")
     out = Path(args.out or f"{path.stem}_hire_{args.arch}.py")
     if out.exists():
         raise UserError(f"{out} exists; name another file with --out")
@@ -383,12 +385,10 @@ def initial_weights(arch: str, checkpoint: str | None) -> ConfigDict | None:
     """`init_cfg` of the new backbone.
 
     Raises:
-        UserError: no weights are published for this arch, or there is no such file.
+        UserError: no weights are published for this arch.
     """
     if checkpoint == "none":
         return None
-    if checkpoint:
-        check_file(checkpoint, "weight file")
     if checkpoint is None and arch not in weights.WEIGHTS:
         raise UserError(f"no weights of {arch} are published; give --weights FILE or none")
     return ConfigDict(type="Pretrained", checkpoint=checkpoint or f"hire-mlp://{arch}")
