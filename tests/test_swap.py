@@ -96,7 +96,7 @@ def test_every_difference_is_told(name):
             assert any(path == t or path.startswith(f"{t}.") for t in told), path
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", ["base", "large"])  # tiny, small and base have the same channels
 def test_channels_and_weights_follow_the_arch(arch):
     cfg = load("mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py")
     given = "my.pth" if arch == "large" else None
