@@ -82,9 +82,12 @@ def conv_of(
             the inputs. Without it autograd records `function` again, which takes longer.
     """
     hooked = isinstance(function, nn.Module) and is_hooked(function)
-    if hooked or not is_recorded() or not is_plain(layer):
-        return layer(function(*inputs))
-    if inputs[-1].shape[2:].numel() == 1:  # of a pixel there is next to nothing to keep
+    if (
+        hooked
+        or not is_recorded()
+        or not is_plain(layer)
+        or inputs[-1].shape[2:].numel() == 1  # of a pixel there is next to nothing to keep
+    ):
         return layer(function(*inputs))
     how = (layer.stride, function, function, gradient)
     return ConvOf.apply(*how, layer.weight, layer.bias, *inputs)

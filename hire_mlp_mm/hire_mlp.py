@@ -162,11 +162,6 @@ def zero_pad(x: Tensor, axis: int, front: int, back: int) -> Tensor:
     return F.pad(x, (0, 0) * (x.ndim - 1 - axis) + (front, back))
 
 
-def whole_regions(size: int, region_size: int) -> int:
-    """A size rounded up to whole regions."""
-    return (size + region_size - 1) // region_size * region_size
-
-
 def shift_and_pad(
     x: Tensor, axis: int, region_size: int, shift: int, shift_padding: str, region_padding: str
 ) -> Tensor:
@@ -188,7 +183,7 @@ def shift_and_pad(
         wrap as often as needed, where the reference stops.
     """
     size = x.shape[axis]
-    padded = whole_regions(size, region_size)
+    padded = (size + region_size - 1) // region_size * region_size
     if torch.compiler.is_compiling():
         return gather_tokens(x, axis, region_size, padded, shift, shift_padding, region_padding)
     if shift_padding == region_padding == "circular":
@@ -341,9 +336,7 @@ class RegionBranch(nn.Module):
     def to_regions_gradient(self, grad: Tensor, x: Tensor) -> list[Tensor]:
         """Of `to_regions`, for `conv_of`, where both paddings are circular."""
         x, grad = channels_last(x), channels_last(grad)
-        size = x.shape[self.axis]
-        padded = whole_regions(size, self.region_size)
-        how = (self.axis, -self.shift, padded, size)
+        how = (self.axis, -self.shift, grad.shape[self.axis], x.shape[self.axis])
         return [channels_first(circular_slice_gradient(grad, x.shape, *how))]
 
     def extra_repr(self) -> str:
@@ -386,7 +379,7 @@ class Mlp(nn.Module):
         ):
             return 1
         hidden_bytes = x.nbytes // x.shape[1] * self.fc1.out_channels
-        parts = max(1, -(-hidden_bytes // HIDDEN_BYTES))
+        parts = -(-hidden_bytes // HIDDEN_BYTES)
         return parts if parts > 2 else 1  # two gain nothing
 
 

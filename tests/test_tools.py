@@ -343,6 +343,8 @@ def test_a_checkpoint_of_a_deeper_arch_is_refused():
     check_whole(small.state_dict(), small, "file")
     with pytest.raises(CheckpointError, match=r"file is a network with depths 1,2,4,2 .* set arch"):
         check_whole(small.state_dict(), tiny, "file")
+    with pytest.raises(CheckpointError, match="it holds no tensors under state_dict"):
+        check_whole({}, small, "file")
 
 
 @pytest.mark.parametrize("numpy_type", ["numpy.ndarray", "numpy.dtype"])

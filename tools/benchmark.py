@@ -267,8 +267,8 @@ def measure(names: Sequence[str], args: argparse.Namespace) -> list[Figures]:
                 rate.measure()
             for candidate, (name, worker) in zip(candidates, workers, strict=True):
                 candidate.times.append(answer_of(name, worker, ask="time"))
-        for candidate, (name, worker) in zip(candidates, workers, strict=True):
-            if args.profile:
+        if args.profile:
+            for candidate, (name, worker) in zip(candidates, workers, strict=True):
                 candidate.kinds = answer_of(name, worker, ask="kinds")
     for candidate in candidates:
         candidate.limit = rates[candidate.dtype].limit(candidate)
