@@ -7,6 +7,7 @@ import os
 # The models of the tests are small and the tests run side by side: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import runpy
 import socket
 import subprocess
 import sys
@@ -48,6 +49,37 @@ def run_tool():
         )
 
     return run
+
+
+@pytest.fixture
+def fork_tool(tmp_path_factory):
+    """`run_tool`, without the seconds of its imports: from a process that has made them."""
+    import chaos
+
+    def fork(*args: object, env: dict[str, str] | None = None, cwd: Path = ROOT):
+        command = [*map(str, args)]
+        files = [tmp_path_factory.mktemp("said") / name for name in ("out", "err")]
+        process = chaos.preloaded().Process(
+            target=in_fork, args=(command, {**os.environ, **(env or {})}, cwd, files)
+        )
+        process.start()
+        process.join()  # a test that takes too long ends as a whole
+        said = [file.read_text() for file in files]
+        return subprocess.CompletedProcess(command, process.exitcode, *said)
+
+    return fork
+
+
+def in_fork(command: list[str], env: dict[str, str], cwd: Path, files: list[Path]) -> None:
+    """A tool in this process, which is its own."""
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    torch.set_num_threads(1)
+    for number, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), number)
+    sys.argv = command
+    runpy.run_path(command[0], run_name="__main__")
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
-from benchmark import KINDS, PEERS, kept_bytes, profiled
+from benchmark import KINDS, PEERS, Candidate, kept_bytes, profiled
 from torch import nn
 
 
@@ -16,11 +17,11 @@ def test_kept_bytes_are_the_activations_that_backward_needs():
     assert kept_bytes(model, torch.rand(5, 4)) == 5 * 8 * 4
 
 
-def test_inference_beside_all_peers(run_tool, tmp_path):
+def test_inference_beside_others(run_tool, tmp_path):
     out = tmp_path / "figures.json"
     done = run_tool(
         "tools/benchmark.py", "--arch", "tiny", "--size", "64x96", "--runs", "2", "--json", out,
-        "--forms", "plain", "fused", "fused:bfloat16", "--against", "reference", *PEERS,
+        "--forms", "plain", "fused", "fused:bfloat16", "--against", "reference", "swin-t",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     figures = json.loads(out.read_text())
@@ -33,6 +34,17 @@ def test_inference_beside_all_peers(run_tool, tmp_path):
     assert all(len(c["times"]) == 2 and c["limit"] > 0 for c in figures["candidates"])
     assert len(done.stdout.splitlines()) == 4 + len(figures["candidates"])
     assert "| reference | float32 | " in done.stdout
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_give_the_same_pyramid(name):
+    args = Namespace(train=False, threads=1, device="cpu", batch=2, size="64x96", arch="tiny")
+    peer = Candidate(name, args)
+    assert peer.figures.macs > 5e8
+    with torch.inference_mode():
+        assert [x.shape[2:] for x in peer.model(peer.image)] == [
+            (64 // s, 96 // s) for s in (4, 8, 16, 32)
+        ]
 
 
 def test_training_step(run_tool):
@@ -65,8 +77,8 @@ def test_the_time_of_operations_is_that_of_their_kind():
         (["--train", "--forms", "fused"], "--train fused: expected a form that trains"),
     ],
 )
-def test_errors_are_one_line(run_tool, args, said):
-    done = run_tool("tools/benchmark.py", *args)
+def test_errors_are_one_line(fork_tool, args, said):
+    done = fork_tool("tools/benchmark.py", *args)
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1

@@ -551,15 +551,15 @@ def test_a_part_of_a_loaded_model(official):
 
 
 @pytest.mark.parametrize("classifier", [False, True])
-def test_converter(official, classifier, tmp_path, run_tool):
+def test_converter(official, classifier, tmp_path, fork_tool):
     target = tmp_path / "converted.pth"
     options = ["--classifier"] if classifier else []
-    done = run_tool("tools/convert_checkpoint.py", official, target, *options)
+    done = fork_tool("tools/convert_checkpoint.py", official, target, *options)
     assert done.returncode == 0, done.stderr
     assert f"wrote {415 if classifier else 413} tensors" in done.stdout
     assert_loaded(pretrained(target))
     assert [path.name for path in tmp_path.iterdir()] == ["converted.pth"]
-    again = run_tool("tools/convert_checkpoint.py", official, target, *options)
+    again = fork_tool("tools/convert_checkpoint.py", official, target, *options)
     assert again.returncode == 2
     assert again.stderr.strip().splitlines() == [
         f"convert_checkpoint.py: error: {target} exists already; name a new file"
@@ -573,15 +573,15 @@ def test_converter(official, classifier, tmp_path, run_tool):
         (without("network.0.0.norm2.bias"), "out.pth", "lacks stages.0.blocks.0.norm2.bias"),
     ],
 )
-def test_converter_refuses(make, target, message, tmp_path, run_tool):
+def test_converter_refuses(make, target, message, tmp_path, fork_tool):
     make(tmp_path / "file.pth")
-    done = run_tool("tools/convert_checkpoint.py", tmp_path / "file.pth", tmp_path / target)
+    done = fork_tool("tools/convert_checkpoint.py", tmp_path / "file.pth", tmp_path / target)
     assert done.returncode == 2
     assert message.format(tmp_path) in done.stderr
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_converter_on_a_full_disk_and_beside_others(official, tmp_path, run_tool, monkeypatch):
+def test_converter_on_a_full_disk_and_beside_others(official, tmp_path, fork_tool, monkeypatch):
     """Nothing is left of it, and nothing of somebody else's is touched."""
     import _common
     import convert_checkpoint

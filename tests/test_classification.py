@@ -47,37 +47,37 @@ def accuracy(work_dir: Path) -> dict[str, float]:
 
 
 @pytest.mark.timeout(600)
-def test_recipe_trains_and_is_tested(imagenet, tmp_path, run_tool):
+def test_recipe_trains_and_is_tested(imagenet, tmp_path, fork_tool):
     env = {"IMAGENET_ROOT": str(imagenet)}
     work = ["--work-dir", tmp_path / "train"]
-    done = run_tool("tools/train.py", tmp_path / "small.py", *work, "--auto-scale-lr", env=env)
+    done = fork_tool("tools/train.py", tmp_path / "small.py", *work, "--auto-scale-lr", env=env)
     assert done.returncode == 0, done.stderr
     assert "Epoch(train)" in done.stdout
     checkpoint = tmp_path / "train/epoch_1.pth"
     test = ["tools/test.py", tmp_path / "small.py", checkpoint, "--work-dir", tmp_path / "test"]
-    done = run_tool(*test, env=env)
+    done = fork_tool(*test, env=env)
     assert done.returncode == 0, done.stderr
     assert {"accuracy/top1", "accuracy/top5"} <= accuracy(tmp_path / "test").keys()
 
 
 @pytest.mark.timeout(600)
-def test_the_authors_weights(imagenet, tmp_path, run_tool):
+def test_the_authors_weights(imagenet, tmp_path, fork_tool):
     """A made-up official file whose head is sure of class 7, which three of four images are."""
     state = classifier_state("tiny")
     state["head.bias"][7] = 1e6
     torch.save({"model": state, "epoch": 299}, tmp_path / "hire_mlp_tiny.pth")
     convert = ["tools/convert_checkpoint.py", tmp_path / "hire_mlp_tiny.pth", tmp_path / "c.pth"]
-    done = run_tool(*convert, "--classifier")
+    done = fork_tool(*convert, "--classifier")
     assert done.returncode == 0, done.stderr
     test = ["tools/test.py", tmp_path / "small.py", tmp_path / "c.pth", "--work-dir", tmp_path]
-    done = run_tool(*test, env={"IMAGENET_ROOT": str(imagenet)})
+    done = fork_tool(*test, env={"IMAGENET_ROOT": str(imagenet)})
     assert done.returncode == 0, done.stderr
     assert accuracy(tmp_path)["accuracy/top1"] == 75
 
 
-def test_a_split_that_is_missing(imagenet, tmp_path, run_tool):
+def test_a_split_that_is_missing(imagenet, tmp_path, fork_tool):
     (imagenet / "val").rename(imagenet / "validation")
-    done = run_tool(
+    done = fork_tool(
         "tools/train.py", tmp_path / "small.py", "--work-dir", tmp_path / "w",
         env={"IMAGENET_ROOT": str(imagenet)},
     )  # fmt: skip

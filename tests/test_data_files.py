@@ -486,7 +486,7 @@ def test_an_evaluator_names_its_file(tmp_path):
 
 
 @pytest.mark.timeout(600)
-def test_the_tools_say_it(data, tmp_path, run_tool):
+def test_the_tools_say_it(data, tmp_path, fork_tool):
     """Training, with workers, and testing."""
     init_default_scope("mmseg")
     config = Config.fromfile(SEGMENTATION)
@@ -504,7 +504,7 @@ def test_the_tools_say_it(data, tmp_path, run_tool):
     ):
         extra = [tmp_path / "model.pth"] if name == "test" else []
         command = [ROOT / f"tools/{name}.py", SEGMENTATION, *extra, "--work-dir", tmp_path / name]
-        done = run_tool(*command, "--cfg-options", *args, env=env)
+        done = fork_tool(*command, "--cfg-options", *args, env=env)
         assert done.returncode == 2, done.stderr[-2000:]
         assert "Traceback" not in done.stderr
         last = done.stderr.splitlines()[-1]

@@ -43,8 +43,10 @@ def test_compiled_blocks(form):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compile_blocks(compiled)
+    # In training torch 2.11 makes a graph for every height: no more to be learnt from a third.
+    sizes = SIZES[:2] if form == "trained" else SIZES
     graphs = []
-    for size in SIZES:
+    for size in sizes:
         x = torch.randn(size)
         with torch.set_grad_enabled(form == "trained"):
             assert largest_error(compiled(x), plain(x)) < 1e-5
@@ -53,8 +55,7 @@ def test_compiled_blocks(form):
                 assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] == 2  # one for each shift
-    if form != "trained":  # where torch 2.11 makes a graph for every height
-        assert graphs[2] == graphs[0]
+    assert form == "trained" or graphs[2] == graphs[0]
 
 
 @pytest.mark.parametrize("region_padding", ["circular", "zero", "replicate"])

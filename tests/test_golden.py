@@ -72,11 +72,11 @@ def test_logits(path):
 
 
 @pytest.mark.parametrize("path", of_kind("logits"))
-def test_logits_of_the_mmpretrain_classifier(path, tmp_path, run_tool):
+def test_logits_of_the_mmpretrain_classifier(path, tmp_path, fork_tool):
     """The converter's classifier file, in an mmpretrain model, gives the reference's logits."""
     archive, meta = load(path)
     torch.save({"model": classifier_state(meta["arch"])}, tmp_path / "official.pth")
-    done = run_tool(
+    done = fork_tool(
         "tools/convert_checkpoint.py",
         tmp_path / "official.pth",
         tmp_path / "converted.pth",

@@ -218,12 +218,12 @@ def test_all_processes_stop():
 
 
 @pytest.mark.timeout(600)
-def test_the_tool_says_it(shapes, tmp_path, run_tool):
+def test_the_tool_says_it(shapes, tmp_path, fork_tool):
     settings = ["optim_wrapper.optimizer.lr=1e30", "param_scheduler=None"]
     settings += ["train_dataloader.batch_size=2", "default_hooks.checkpoint.interval=1"]
     command = ["tools/train.py", CONFIGS["segmentor"], "--work-dir", tmp_path]
     env = {"SHAPES_ROOT": str(shapes)}
-    done = run_tool(*command, "--cfg-options", *settings, env=env)
+    done = fork_tool(*command, "--cfg-options", *settings, env=env)
     assert done.returncode == 2, done.stderr[-2000:]
     last = done.stderr.splitlines()[-1]
     assert last.startswith("train.py: error: iteration 2: the loss is nan, with the images /")

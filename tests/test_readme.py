@@ -95,6 +95,10 @@ train_cfg = dict(max_iters=1, val_interval=2)
 default_hooks = dict(checkpoint=dict(interval=1))
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
+    # Shallow: an export takes its time for each block. The detector has the weights and all.
+    backbone=dict(
+        arch=dict(_delete_=True, depths=(1, 1, 1, 1), dims=(64, 128, 320, 512)), init_cfg=None
+    ),
     decode_head=dict(channels=32),
     auxiliary_head=dict(channels=32),
 )

@@ -96,7 +96,7 @@ def test_every_difference_is_told(name):
             assert any(path == t or path.startswith(f"{t}.") for t in told), path
 
 
-@pytest.mark.parametrize("arch", ["base", "large"])  # tiny, small and base have the same channels
+@pytest.mark.parametrize("arch", ARCHS)
 def test_channels_and_weights_follow_the_arch(arch):
     cfg = load("mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py")
     given = "my.pth" if arch == "large" else None
@@ -136,10 +136,10 @@ def test_layer_decay_of_a_host_becomes_ours(options):
     assert rates == pytest.approx([0.01 * 0.8**i for i in range(11, -1, -1)])
 
 
-def test_the_written_config_is_whole_and_says_what_changed(run_tool, tmp_path):
+def test_the_written_config_is_whole_and_says_what_changed(fork_tool, tmp_path):
     source = "mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py"
     out = tmp_path / "mine.py"
-    done = run_tool("tools/swap_backbone.py", source, "--arch", "tiny", "--out", out)
+    done = fork_tool("tools/swap_backbone.py", source, "--arch", "tiny", "--out", out)
     assert done.returncode == 0, done.stderr
     text = out.read_text()
     head = text[: text.index("\n\n")]
@@ -152,19 +152,19 @@ def test_the_written_config_is_whole_and_says_what_changed(run_tool, tmp_path):
     expected = load(source)
     swap_backbone(expected, "tiny")
     assert Config.fromfile(out).to_dict() == expected.to_dict()
-    again = run_tool("tools/swap_backbone.py", source, "--out", out)
+    again = fork_tool("tools/swap_backbone.py", source, "--out", out)
     assert again.returncode == 2
     assert again.stderr.strip().endswith("exists; name another file with --out")
     assert out.read_text() == text
 
 
-def test_a_config_of_ones_own(run_tool, tmp_path):
+def test_a_config_of_ones_own(fork_tool, tmp_path):
     """A path, from another folder, and the default name."""
     (tmp_path / "my_retinanet.py").write_text(
         load("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py").pretty_text
     )
     tool = find_tool("swap_backbone.py")
-    done = run_tool(tool, "my_retinanet.py", "--arch", "base", cwd=tmp_path)
+    done = fork_tool(tool, "my_retinanet.py", "--arch", "base", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Config.fromfile(tmp_path / "my_retinanet_hire_base.py").model.backbone.arch == "base"
 
@@ -185,8 +185,8 @@ def find_tool(name: str) -> str:
         (["mmdet::atss/atss_r50_fpn_1x_coco.py", "--out", "nofolder/a.py"], "a folder that exists"),
     ],
 )
-def test_errors_are_one_line(run_tool, tmp_path, args, said):
-    done = run_tool(find_tool("swap_backbone.py"), *args, cwd=tmp_path)
+def test_errors_are_one_line(fork_tool, tmp_path, args, said):
+    done = fork_tool(find_tool("swap_backbone.py"), *args, cwd=tmp_path)
     assert done.returncode == 2
     assert re.search(said, done.stderr)
     assert done.stderr.count("\n") == 1

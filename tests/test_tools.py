@@ -88,9 +88,9 @@ def metrics(work_dir: Path) -> dict[str, float]:
 
 
 @pytest.mark.timeout(600)
-def test_detector_trains_and_is_tested(shapes, tmp_path, run_tool):
+def test_detector_trains_and_is_tested(shapes, tmp_path, fork_tool):
     train = ["tools/train.py", DETECTION, "--work-dir", tmp_path / "train"]
-    done = run_tool(*train, *options(2, 2), env=shapes)
+    done = fork_tool(*train, *options(2, 2), env=shapes)
     assert done.returncode == 0, done.stderr
     assert mmcv_ops.describe() in done.stdout
     last = torch.load(tmp_path / "train/iter_2.pth", weights_only=False)
@@ -99,7 +99,7 @@ def test_detector_trains_and_is_tested(shapes, tmp_path, run_tool):
 
     test = ["tools/test.py", DETECTION, tmp_path / "train/iter_2.pth"]
     test += ["--work-dir", tmp_path / "test", "--out", tmp_path / "out.pkl"]
-    done = run_tool(*test, "--show-dir", tmp_path / "pictures", env=shapes)
+    done = fork_tool(*test, "--show-dir", tmp_path / "pictures", env=shapes)
     assert done.returncode == 0, done.stderr
     assert {"coco/bbox_mAP", "coco/segm_mAP"} <= metrics(tmp_path / "test").keys()
     assert len(pickle.loads((tmp_path / "out.pkl").read_bytes())) == 4
@@ -109,9 +109,9 @@ def test_detector_trains_and_is_tested(shapes, tmp_path, run_tool):
 
 
 @pytest.mark.timeout(600)
-def test_other_forms_of_a_detector_have_the_same_figures(shapes, tmp_path, run_tool):
+def test_other_forms_of_a_detector_have_the_same_figures(shapes, tmp_path, fork_tool):
     train = ["tools/train.py", DETECTION, "--work-dir", tmp_path / "train", *options(30, 30)]
-    done = run_tool(*train, env=shapes)
+    done = fork_tool(*train, env=shapes)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("HireMLP training starts from random weights") == 1
     figures, scores = {}, {}
@@ -123,7 +123,7 @@ def test_other_forms_of_a_detector_have_the_same_figures(shapes, tmp_path, run_t
     for name, flags in forms.items():
         test = ["tools/test.py", DETECTION, tmp_path / "train/iter_30.pth", *flags]
         out = tmp_path / f"{name}.pkl"
-        done = run_tool(*test, "--work-dir", tmp_path / name, "--out", out, env=shapes)
+        done = fork_tool(*test, "--work-dir", tmp_path / name, "--out", out, env=shapes)
         assert done.returncode == 0, done.stderr
         figures[name] = metrics(tmp_path / name)
         predictions = pickle.loads(out.read_bytes())
@@ -137,22 +137,22 @@ def test_other_forms_of_a_detector_have_the_same_figures(shapes, tmp_path, run_t
     assert scores["fused"].numpy() == pytest.approx(scores["plain"].numpy(), rel=1e-3)
     test = ["tools/test.py", DETECTION, tmp_path / "train/iter_30.pth"]
     zero = ["--fuse", "--cfg-options", "model.backbone.shift_padding=zero"]
-    done = run_tool(*test, *zero, "--work-dir", tmp_path / "zero", env=shapes)
+    done = fork_tool(*test, *zero, "--work-dir", tmp_path / "zero", env=shapes)
     assert done.returncode == 2
     assert "error: --fuse: backbone.stages.0.blocks." in done.stderr
 
 
 @pytest.mark.timeout(600)
-def test_segmentor_trains_resumes_and_is_tested(shapes, tmp_path, run_tool):
+def test_segmentor_trains_resumes_and_is_tested(shapes, tmp_path, fork_tool):
     train = ["tools/train.py", SEGMENTATION, "--work-dir", tmp_path / "train"]
-    done = run_tool(*train, *options(2, 1), env=shapes)
+    done = fork_tool(*train, *options(2, 1), env=shapes)
     assert done.returncode == 0, done.stderr
     checkpoint = tmp_path / "train/iter_1.pth"
-    done = run_tool(*train, "--resume", checkpoint, *options(4, 1), env=shapes)
+    done = fork_tool(*train, "--resume", checkpoint, *options(4, 1), env=shapes)
     assert done.returncode == 0, done.stderr
     assert "resumed epoch: 0, iter: 1" in done.stdout
     test = ["tools/test.py", SEGMENTATION, tmp_path / "train/iter_4.pth"]
-    done = run_tool(
+    done = fork_tool(
         *test, "--work-dir", tmp_path / "test", "--show-dir", tmp_path / "pictures", env=shapes
     )
     assert done.returncode == 0, done.stderr
@@ -161,7 +161,7 @@ def test_segmentor_trains_resumes_and_is_tested(shapes, tmp_path, run_tool):
 
 
 @pytest.mark.timeout(600)
-def test_multi_scale_test(shapes, tmp_path, run_tool):
+def test_multi_scale_test(shapes, tmp_path, fork_tool):
     """--tta with the plain view alone gives the plain figures; with four views, others."""
     config = tmp_path / "tta.py"
     config.write_text(
@@ -172,7 +172,7 @@ def test_multi_scale_test(shapes, tmp_path, run_tool):
         "    [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)[:views]],\n"
         "    [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])]\n"
     )
-    done = run_tool(
+    done = fork_tool(
         "tools/train.py", config, "--work-dir", tmp_path / "train", *options(1, 1), env=shapes
     )
     assert done.returncode == 0, done.stderr
@@ -183,7 +183,7 @@ def test_multi_scale_test(shapes, tmp_path, run_tool):
     for name, flags in (("plain", []), ("tta", ["--tta"]), ("one", ["--tta"])):
         config = one_view if name == "one" else config
         work_dir = tmp_path / name
-        done = run_tool(
+        done = fork_tool(
             "tools/test.py", config, checkpoint, "--work-dir", work_dir, *flags, env=shapes
         )
         assert done.returncode == 0, done.stderr
@@ -198,7 +198,7 @@ def test_multi_scale_test(shapes, tmp_path, run_tool):
 
 
 @pytest.mark.timeout(600)
-def test_classifier_trains_and_is_tested(tmp_path, run_tool):
+def test_classifier_trains_and_is_tested(tmp_path, fork_tool):
     """Black against white pictures: learnt in a few steps, so the accuracy says something."""
     for label, level in (("dark", 20), ("light", 230)):
         (tmp_path / "data" / label).mkdir(parents=True)
@@ -208,10 +208,10 @@ def test_classifier_trains_and_is_tested(tmp_path, run_tool):
     config = tmp_path / "classifier.py"
     config.write_text(CLASSIFIER)
     env = {"CLASSES_ROOT": str(tmp_path / "data")}
-    done = run_tool("tools/train.py", config, "--work-dir", tmp_path / "train", env=env)
+    done = fork_tool("tools/train.py", config, "--work-dir", tmp_path / "train", env=env)
     assert done.returncode == 0, done.stderr
     test = ["tools/test.py", config, tmp_path / "train/epoch_4.pth", "--work-dir", tmp_path / "t"]
-    done = run_tool(*test, "--out", tmp_path / "o.pkl", "--show-dir", tmp_path / "p", env=env)
+    done = fork_tool(*test, "--out", tmp_path / "o.pkl", "--show-dir", tmp_path / "p", env=env)
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path / "t")["accuracy/top1"] == 100
     assert len(pickle.loads((tmp_path / "o.pkl").read_bytes())) == 8
@@ -276,10 +276,10 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(mistake, shapes, tmp_path, run_tool):
+def test_a_mistake_is_one_line_and_exit_code_2(mistake, shapes, tmp_path, fork_tool):
     (tool, *args), message = MISTAKES[mistake]
     env = {**shapes, "COCO_ROOT": "nowhere/", "ADE_ROOT": "nowhere/"}
-    done = run_tool(f"tools/{tool}.py", *args, "--work-dir", tmp_path, env=env)
+    done = fork_tool(f"tools/{tool}.py", *args, "--work-dir", tmp_path, env=env)
     lines = [
         line
         for line in done.stderr.splitlines()
@@ -321,12 +321,12 @@ def test_advice_on_missing_data_can_be_followed(several, tmp_path):
     ]
 
 
-def test_a_checkpoint_of_another_model(shapes, tmp_path, run_tool):
+def test_a_checkpoint_of_another_model(shapes, tmp_path, fork_tool):
     """mmengine would load what fits, here nothing, and report a figure."""
     state = {"patch_embed.proj.weight": torch.zeros(1)}
     torch.save({"state_dict": state}, tmp_path / "official.pth")
     args = ["--work-dir", tmp_path]
-    done = run_tool("tools/test.py", SEGMENTATION, tmp_path / "official.pth", *args, env=shapes)
+    done = fork_tool("tools/test.py", SEGMENTATION, tmp_path / "official.pth", *args, env=shapes)
     assert done.returncode == 2
     assert "is not of this config's model" in done.stderr
     assert "it holds patch_embed.proj.weight" in done.stderr
@@ -374,8 +374,8 @@ def test_numpy_in_a_checkpoint_builds_numbers_only(numpy_type, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_amp_without_a_gpu(shapes, tmp_path, run_tool):
-    done = run_tool("tools/train.py", DETECTION, "--amp", "--work-dir", tmp_path, env=shapes)
+def test_amp_without_a_gpu(shapes, tmp_path, fork_tool):
+    done = fork_tool("tools/train.py", DETECTION, "--amp", "--work-dir", tmp_path, env=shapes)
     assert done.returncode == 2
     assert "--amp needs a GPU" in done.stderr
 

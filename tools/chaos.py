@@ -31,6 +31,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,15 @@ def train(arguments: list[str], log: Path) -> None:
     run(train.main)
 
 
+def preloaded() -> ForkServerContext:
+    """What starts processes that have OpenMMLab imported."""
+    context = multiprocessing.get_context("forkserver")
+    # The server finds modules by this alone; what it has imported, its children have.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tools"), *filter(None, sys.path)])
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
 @dataclass
 class Training:
     """A training of a config in a work dir, over as many lives as it takes."""
@@ -238,13 +248,9 @@ class Training:
 
     def start(self, *options: str) -> BaseProcess:
         """Start a life, which goes on from what is in the work dir."""
-        context = multiprocessing.get_context("forkserver")
-        # The server finds modules by this alone; what it has imported, its children have.
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tools"), *filter(None, sys.path)])
-        context.set_forkserver_preload(PRELOAD)
         self.work_dir.mkdir(parents=True, exist_ok=True)
         arguments = [str(self.config), "--work-dir", str(self.work_dir), "--resume", *options]
-        life = context.Process(target=train, args=(arguments, self.log))
+        life = preloaded().Process(target=train, args=(arguments, self.log))
         life.start()
         return life
 

@@ -709,7 +709,7 @@ def check(swap: Swap, network: ConfigDict, size: int) -> None:
     unread: list[str] = []
     try:
         if runs:
-            unread = run_whole(network, size)
+            unread = run_small(network, size)
         else:
             build(network)
     except Exception as error:  # whatever a head raises about maps that it was not made for
@@ -718,6 +718,14 @@ def check(swap: Swap, network: ConfigDict, size: int) -> None:
         raise SwapError(f"the heads cannot read HireMLP's maps: {describe(error)}") from error
     if unread:
         swap.set(swap.cfg, "", "find_unused_parameters", True)
+
+
+def run_small(network: ConfigDict, size: int) -> list[str]:
+    """`run_whole` on a small image, which takes a fraction of the time, if every head takes it."""
+    try:
+        return run_whole(network, min(size, 128))
+    except Exception:  # whatever a head raises about small maps
+        return run_whole(network, size)
 
 
 def run_whole(network: ConfigDict, size: int) -> list[str]:
