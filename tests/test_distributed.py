@@ -6,7 +6,6 @@ imported what they need.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import runpy
@@ -66,8 +65,7 @@ def in_processes(number: int, function: Callable[..., Any], *args: Any) -> list[
 
     They find each other as if torchrun had started them. An error in one ends them all.
     """
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.conftest", __name__])
+    chaos.preloaded()
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(
             os.environ, WORLD_SIZE=str(number), MASTER_ADDR="127.0.0.1", MASTER_PORT=free_port()

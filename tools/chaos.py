@@ -31,10 +31,12 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from _common import UserError, run
@@ -233,9 +235,11 @@ def train(arguments: list[str], log: Path) -> None:
 def preloaded() -> ForkServerContext:
     """What starts processes that have OpenMMLab imported."""
     context = multiprocessing.get_context("forkserver")
-    # The server finds modules by this alone; what it has imported, its children have.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tools"), *filter(None, sys.path)])
     context.set_forkserver_preload(PRELOAD)
+    # The server finds modules by this alone; what it has imported, its children have.
+    path = os.pathsep.join([str(ROOT / "tools"), *filter(None, sys.path)])
+    with mock.patch.dict(os.environ, PYTHONPATH=path):
+        forkserver.ensure_running()
     return context
 
 
