@@ -220,10 +220,11 @@ def progress(work_dir: Path) -> tuple[int, int]:
     return struct.unpack("qq", data.ljust(16, b"\0"))
 
 
-def train(arguments: list[str], log: Path) -> None:
+def train(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
     """`tools/train.py` in this process, which is a fresh one."""
     import train
 
+    os.environ.update(environment)  # the server's may be older
     torch.set_num_threads(1)
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
@@ -254,7 +255,7 @@ class Training:
         """Start a life, which goes on from what is in the work dir."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
         arguments = [str(self.config), "--work-dir", str(self.work_dir), "--resume", *options]
-        life = preloaded().Process(target=train, args=(arguments, self.log))
+        life = preloaded().Process(target=train, args=(arguments, self.log, dict(os.environ)))
         life.start()
         return life
 
