@@ -7,12 +7,14 @@ import os
 # The models of the tests are small and the tests run side by side: one thread each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import multiprocessing
 import runpy
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +32,15 @@ NANO = dict(
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_process_left():
+    """What a test that failed or took too long has started ends with it."""
+    yield
+    for process in multiprocessing.active_children():
+        if not process.daemon:
+            process.kill()
 
 
 @pytest.fixture
@@ -63,7 +74,7 @@ def fork_tool(tmp_path_factory):
             target=in_fork, args=(command, {**os.environ, **(env or {})}, cwd, files)
         )
         process.start()
-        process.join()  # a test that takes too long ends as a whole
+        process.join()
         said = [file.read_text() for file in files]
         return subprocess.CompletedProcess(command, process.exitcode, *said)
 
@@ -78,6 +89,7 @@ def in_fork(command: list[str], env: dict[str, str], cwd: Path, files: list[Path
     torch.set_num_threads(1)
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), number)
+    np.random.seed()  # mmengine draws seeds by it; forked, all would draw the same
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")
 

@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -332,6 +333,66 @@ def test_files_of_an_earlier_training_are_older(tmp_path, caplog):
     save(tmp_path / "iter_90.pth", 90, "20250101_000000")
     save(tmp_path / "iter_10.pth", 10)
     assert start(tmp_path, caplog)[0] == "iter_10.pth"
+
+
+@pytest.fixture
+def time_zone(monkeypatch):
+    def move_to(name):
+        monkeypatch.setenv("TZ", name)
+        time.tzset()
+
+    yield move_to
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_the_newest_is_the_newest_in_every_time_zone(fast, tmp_path, time_zone):
+    time_zone("UTC-2")  # two hours ahead
+    with pytest.raises(CrashError):
+        train(tmp_path, *LOOPS["endless"], CrashHook(iteration=8))
+    time_zone("UTC")
+    with pytest.raises(CrashError):
+        train(tmp_path, *LOOPS["endless"], CrashHook(iteration=11))
+    later = train(tmp_path, *LOOPS["endless"])
+    assert Path(later._load_from).name == "iter_9.pth"
+
+
+class BetterAndBetter(BaseMetric):
+    number = itertools.count()
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(score=float(next(self.number)))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_branch_leaves_the_training_it_comes_from_alone(copied, fast, tmp_path, monkeypatch):
+    """Its checkpoint holds paths of the other's best one, which mmengine would remove."""
+    monkeypatch.setattr(f"{__name__}.Score", BetterAndBetter)
+    with pytest.raises(CrashError):
+        train(tmp_path / "a", *LOOPS["endless"], CrashHook(iteration=11))
+    before = names(tmp_path / "a")
+    if copied:
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        train(tmp_path / "b", *LOOPS["endless"])
+    else:
+        train(tmp_path / "b", *LOOPS["endless"], resume=str(tmp_path / "a/iter_9.pth"))
+    assert names(tmp_path / "a") == before
+    assert len([name for name in names(tmp_path / "b") if name.startswith("best")]) == 1
+
+
+def test_a_copy_goes_on_from_its_own_checkpoint(fast, tmp_path):
+    """Its note has the path of the original, which goes another way since."""
+    with pytest.raises(CrashError):
+        train(tmp_path / "a", *LOOPS["endless"], CrashHook(iteration=11))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(CrashError):
+        train(tmp_path / "a", *LOOPS["endless"], CrashHook(iteration=11), resume=None, seed=5)
+    went_on = train(tmp_path / "b", *LOOPS["endless"])
+    assert went_on._load_from == str(tmp_path / "b/iter_9.pth")
+    assert went_on.seed == 0
 
 
 def test_nothing_to_go_on_from(tmp_path, caplog):

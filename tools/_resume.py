@@ -13,6 +13,7 @@ import glob
 import itertools
 import os
 import random
+import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -43,7 +44,8 @@ from hire_mlp_mm.torch_file import load_data
 
 NOTE = "last_checkpoint"  # mmengine's, in the work dir: the path of the newest checkpoint
 OUTDATED = "outdated_ckpts"  # in the log that checkpoints hold: former best ones
-META = ("epoch", "iter", "time", "seed", "place", "validated")  # what is needed of a checkpoint's
+# What is needed of a checkpoint's meta.
+META = ("epoch", "iter", "time", "saved", "seed", "place", "validated")
 # What is random: the model, a validation, a sample, the order of the samples.
 STEP, VALIDATION, SAMPLE, ORDER = range(4)
 CURE = "the checkpoints before are whole, and --resume goes on from the newest of them"
@@ -61,9 +63,19 @@ class Start:
     path: str
     meta: dict[str, Any]
 
-    def age(self) -> tuple[str, int]:
-        """What orders checkpoints: a work dir may hold those of an earlier training, too."""
-        return str(self.meta.get("time", "")), self.meta.get("iter", 0)
+    def age(self) -> tuple[float, int]:
+        """What orders checkpoints: a work dir may hold those of an earlier training, too.
+
+        Seconds and iterations. Mmengine's own time is local: an hour comes twice in autumn, and
+        another machine may be in another zone.
+        """
+        saved = self.meta.get("saved")
+        if not isinstance(saved, float):
+            saved = 0.0
+            with contextlib.suppress(ValueError, OverflowError):
+                written = time.strptime(str(self.meta.get("time")), "%Y%m%d_%H%M%S")
+                saved = time.mktime(written)
+        return saved, self.meta.get("iter", 0)
 
 
 def make_resumable(runner: Runner, resume: str | None) -> None:
@@ -243,6 +255,7 @@ class PlaceHook(Hook):
         else:
             meta["place"] = (0, meta["iter"])
         meta["validated"] = self.validated
+        meta["saved"] = time.time()
 
 
 class OneModelHook(Hook):
@@ -338,7 +351,7 @@ def find_start(runner: Runner, resume: str) -> Start | None:
     Raises:
         UserError: the one that was named is damaged, or all of them are.
     """
-    noted = read_note(runner.work_dir)
+    noted = noted_checkpoint(runner)
     named = resume if resume != "auto" else noted if os.path.isdir(noted or "") else None
     if named:
         start = read_start(named)
@@ -375,16 +388,34 @@ def read_note(work_dir: str) -> str | None:
     return None
 
 
+def noted_checkpoint(runner: Runner) -> str | None:
+    """The path in the note of a runner's work dir, if there is one.
+
+    A work dir that was copied or moved has the note of the one that it was: the file of that name
+    that it holds itself is meant, for the other one may have gone on since.
+    """
+    noted = read_note(runner.work_dir)
+    if noted is None or "://" in noted:
+        return noted
+    own = [os.path.join(folder, os.path.basename(noted)) for folder, _ in saving_places(runner)]
+    return next(filter(os.path.exists, own), own[0] if own else noted)
+
+
+def saving_places(runner: Runner) -> list[tuple[str, str]]:
+    """Folder, and template of the names, of the checkpoints that a runner's hooks save."""
+    name = os.path.basename(runner.work_dir)
+    return [
+        (os.path.join(hook.out_dir, name) if hook.out_dir else runner.work_dir, hook.filename_tmpl)
+        for hook in runner.hooks
+        if isinstance(hook, CheckpointHook)
+    ]
+
+
 def checkpoints(runner: Runner, noted: str | None) -> set[str]:
     """Paths of the noted checkpoint and of those that a runner's hooks would have saved."""
     found = {noted} if noted else set()
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook):
-            own = os.path.join(hook.out_dir or "", os.path.basename(runner.work_dir))
-            folder = own if hook.out_dir else runner.work_dir
-            found.update(
-                glob.glob(os.path.join(glob.escape(folder), hook.filename_tmpl.format("*")))
-            )
+    for folder, template in saving_places(runner):
+        found.update(glob.glob(os.path.join(glob.escape(folder), template.format("*"))))
     return found
 
 
@@ -530,12 +561,18 @@ class LateRemoval(CheckpointHook):
         self.remove_outdated(runner)  # what a crash kept from being removed
 
     def remove_outdated(self, runner: Runner) -> None:
-        """Remove what is not the best checkpoint any more."""
+        """Remove what is not the best checkpoint any more, of this work dir alone.
+
+        The paths are those of the training that saved the checkpoint which this one went on from;
+        its files stay, and a copy of its work dir holds copies by their names.
+        """
         best = {getattr(self, "best_ckpt_path", None)}
         best.update(getattr(self, "best_ckpt_path_dict", {}).values())
+        kept = {os.path.basename(path) for path in best if path}
         for path in runner.message_hub.runtime_info.get(OUTDATED, []):
-            if path not in best:
-                remove(self.file_backend, path)
+            name = os.path.basename(path)
+            if name not in kept:
+                remove(self.file_backend, self.file_backend.join_path(self.out_dir, name))
         runner.message_hub.update_info(OUTDATED, [])
 
 

@@ -224,7 +224,8 @@ def train(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
     """`tools/train.py` in this process, which is a fresh one."""
     import train
 
-    os.environ.update(environment)  # the server's may be older
+    os.environ.clear()  # the server's may be older
+    os.environ.update(environment)
     torch.set_num_threads(1)
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
@@ -239,7 +240,8 @@ def preloaded() -> ForkServerContext:
     context.set_forkserver_preload(PRELOAD)
     # The server finds modules by this alone; what it has imported, its children have.
     path = os.pathsep.join([str(ROOT / "tools"), *filter(None, sys.path)])
-    with mock.patch.dict(os.environ, PYTHONPATH=path):
+    # Asked for GPUs in the other way, as some modules do, torch refuses them to forked children.
+    with mock.patch.dict(os.environ, PYTHONPATH=path, PYTORCH_NVML_BASED_CUDA_CHECK="1"):
         forkserver.ensure_running()
     return context
 
@@ -319,7 +321,11 @@ def kill_writing(life: BaseProcess, work_dir: Path, files: int, part: float) -> 
         part: of the file that is written by then; above 1, when the file has just got its name.
     """
     seen, writing = 0, False
+    deadline = time.monotonic() + LIFE
     while life.is_alive():
+        if time.monotonic() > deadline:
+            life.kill()
+            raise RuntimeError(f"{work_dir}: no end after {LIFE} s")
         parts = list(work_dir.glob("*.pth.part"))
         seen += bool(parts) and not writing
         writing = bool(parts)
