@@ -564,15 +564,14 @@ class LateRemoval(CheckpointHook):
         """Remove what is not the best checkpoint any more, of this work dir alone.
 
         The paths are those of the training that saved the checkpoint which this one went on from;
-        its files stay, and a copy of its work dir holds copies by their names.
+        where that had another work dir, its files stay.
         """
         best = {getattr(self, "best_ckpt_path", None)}
         best.update(getattr(self, "best_ckpt_path_dict", {}).values())
-        kept = {os.path.basename(path) for path in best if path}
         for path in runner.message_hub.runtime_info.get(OUTDATED, []):
-            name = os.path.basename(path)
-            if name not in kept:
-                remove(self.file_backend, self.file_backend.join_path(self.out_dir, name))
+            own = self.file_backend.join_path(self.out_dir, os.path.basename(path))
+            if path == own and path not in best:
+                remove(self.file_backend, path)
         runner.message_hub.update_info(OUTDATED, [])
 
 
