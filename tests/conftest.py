@@ -83,10 +83,10 @@ def fork_tool(tmp_path_factory):
 
 def in_fork(command: list[str], env: dict[str, str], cwd: Path, files: list[Path]) -> None:
     """A tool in this process, which is its own."""
+    import chaos
+
+    chaos.settle(env)
     os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(env)
-    torch.set_num_threads(1)
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), number)
     np.random.seed()  # mmengine draws seeds by it; forked, all would draw the same

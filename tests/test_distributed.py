@@ -80,10 +80,8 @@ def in_processes(number: int, function: Callable[..., Any], *args: Any) -> list[
 
 
 def in_process(rank: int, environment: dict[str, str], folder: str, function, *args) -> None:
-    os.environ.clear()  # the server's may be older
-    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    chaos.settle({**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
     os.chdir(folder)  # mmengine hands results over in files
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     Path(folder, str(rank)).write_bytes(pickle.dumps(function(*args)))
     _common.leave_process_group()

@@ -224,9 +224,7 @@ def train(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
     """`tools/train.py` in this process, which is a fresh one."""
     import train
 
-    os.environ.clear()  # the server's may be older
-    os.environ.update(environment)
-    torch.set_num_threads(1)
+    settle(environment)
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -244,6 +242,13 @@ def preloaded() -> ForkServerContext:
     with mock.patch.dict(os.environ, PYTHONPATH=path, PYTORCH_NVML_BASED_CUDA_CHECK="1"):
         forkserver.ensure_running()
     return context
+
+
+def settle(environment: dict[str, str]) -> None:
+    """Begin a process of `preloaded()`: in the environment of its starter, with one thread."""
+    os.environ.clear()  # the server's may be older
+    os.environ.update(environment)
+    torch.set_num_threads(1)
 
 
 @dataclass
