@@ -20,8 +20,9 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor
 
+from .errors import first_line, short
 from .torch_file import CheckpointError as CheckpointError  # ours, too
-from .torch_file import first_line, load_data, short
+from .torch_file import load_data
 
 StateDict = dict[str, Tensor]
 

@@ -23,11 +23,13 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from .errors import UserError
+
 EXT = "mmcv._ext"
 OUTSIDE = 1e6  # an offset, in pixels, that leaves every feature map
 
 
-class MissingOpError(RuntimeError):
+class MissingOpError(UserError, RuntimeError):
     """An op of mmcv that neither compiled code nor torchvision provides."""
 
 

@@ -20,6 +20,8 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
+from .errors import UserError, first_line, short
+
 # How torch's older format begins: a pickled number.
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 # The pickles of such a file: that number, a version, the system, what was saved, the storages.
@@ -31,21 +33,8 @@ MOST_DEPTH = 1000
 MOST_SHARED = 10_000_000
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A weight file that cannot be used; the message is one line for people."""
-
-
-def short(text: object, most: int = 80) -> str:
-    """Text of a file for a line on a terminal: printable, and `most` characters at most."""
-    line = text[: most + 1] if isinstance(text, str) else type(text).__name__
-    line = "".join(char if char.isprintable() else "?" for char in line)
-    return line if len(line) <= most else line[: most - 3] + "..."
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, cut to its first line."""
-    lines = str(error).strip().splitlines()
-    return short(lines[0], 300) if lines else type(error).__name__
 
 
 def load_data(

@@ -1,0 +1,32 @@
+"""Errors whose message is a line for people."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something that the user can put right; the message is one line.
+
+    Attributes:
+        shared: all processes of a run come upon it, so that one of them says it for all.
+    """
+
+    shared = True
+
+
+def short(text: object, most: int = 80) -> str:
+    """Cut text of a file for a line on a terminal: printable, and `most` characters at most."""
+    line = text[: most + 1] if isinstance(text, str) else type(text).__name__
+    line = "".join(char if char.isprintable() else "?" for char in line)
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def first_line(error: Exception) -> str:
+    """Cut what an exception says to its first line."""
+    lines = str(error).strip().splitlines()
+    return short(lines[0], 300) if lines else type(error).__name__
+
+
+def describe(error: Exception) -> str:
+    """Name somebody else's error: its kind and first line."""
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"
