@@ -53,6 +53,8 @@ EXTRAS = {
         "onedl-mmpretrain>=1.3.6",
         "torchvision",
     ],
+    # what reads weight files of that kind, with torch alone or beside a stack
+    "safetensors": ["safetensors"],
     # none of the stacks: what tools/export_onnx.py needs besides one of them
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
 }

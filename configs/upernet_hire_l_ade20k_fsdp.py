@@ -10,7 +10,7 @@ here.
 
 _base_ = "./upernet_hire_l_ade20k.py"
 
-runner_type = "FlexibleRunner"
+runner_type = "hire_mlp_mm.FlexibleRunner"
 strategy = dict(
     type="hire_mlp_mm.fsdp.FSDPStrategy",
     model_wrapper=dict(auto_wrap_policy="hire_mlp_mm.fsdp.blocks_apart"),

@@ -1,12 +1,87 @@
-"""Hire-MLP backbone for MMDetection, MMSegmentation and MMPretrain.
+"""Hire-MLP backbone for MMDetection, MMSegmentation and MMPretrain, and for torch alone.
 
-Importing the package registers `HireMLP` and `LayerDecayOptimWrapperConstructor`, and the names of
-the recipes (`hire_mlp_mm::NAME.py`).
+Each name is imported when it is asked for, so that the network, its weights and its inference form
+need torch and nothing else. Where mmengine is installed, importing the package registers `HireMLP`,
+`LayerDecayOptimWrapperConstructor` and the names of the recipes (`hire_mlp_mm::NAME.py`) and of the
+weights (`hire-mlp://NAME`), lets torch read mmengine's checkpoints, and offers torchvision's ops
+where mmcv has none.
 """
 
-from . import config_names
-from .backbone import HireMLP
-from .layer_decay import LayerDecayOptimWrapperConstructor
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import checkpoint, configure, engine, fuse, mmcv_ops, weights
+    from .backbone import HireMLP
+    from .checkpoint import load_weights
+    from .hire_mlp import HireMLPNet
+    from .layer_decay import LayerDecayOptimWrapperConstructor
 
 __version__ = "0.1.0"
-__all__ = ["HireMLP", "LayerDecayOptimWrapperConstructor", "__version__", "config_names"]
+__all__ = [
+    "HireMLP",
+    "HireMLPNet",
+    "LayerDecayOptimWrapperConstructor",
+    "__version__",
+    "checkpoint",
+    "configure",
+    "engine",
+    "fuse",
+    "load_weights",
+    "mmcv_ops",
+    "weights",
+]
+
+# Where each name is; those of OpenMMLab need mmengine.
+TORCH = {"HireMLPNet": "hire_mlp", "load_weights": "checkpoint"}
+OPENMMLAB = {"HireMLP": "backbone", "LayerDecayOptimWrapperConstructor": "layer_decay"}
+
+why_unregistered: ImportError | None = None  # what kept mmengine's part from being imported
+
+
+def __getattr__(name: str) -> Any:
+    if name in OPENMMLAB and why_unregistered:
+        raise ImportError(without_openmmlab(name, why_unregistered)) from why_unregistered
+    module = {**TORCH, **OPENMMLAB}.get(name)
+    if module:
+        return getattr(import_module(f".{module}", __name__), name)
+    if name in __all__:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def without_openmmlab(name: str, error: ImportError) -> str:
+    """Say in a line what `name` needs, and what there is without it."""
+    if error.name == "mmengine":
+        return (
+            f"hire_mlp_mm.{name} needs OpenMMLab, which is not installed: pip install "
+            f"'hire_mlp_mm[lite]'; hire_mlp_mm.HireMLPNet needs torch alone"
+        )
+    return (
+        f"hire_mlp_mm.{name} needs OpenMMLab, which is installed but cannot be imported "
+        f"({type(error).__name__}: {error}); repair that (hire-mlp doctor may know how); "
+        f"hire_mlp_mm.HireMLPNet needs torch alone"
+    )
+
+
+def register() -> None:
+    """Make mmengine know what the package has."""
+    from . import backbone, host_faults, layer_decay, loading, mmcv_ops  # noqa: F401
+
+    host_faults.mend()
+    mmcv_ops.install()
+
+
+try:
+    register()
+except ImportError as error:
+    # The network is of use without the rest; a fault of our own is one all the same.
+    if (error.name or "").startswith(__name__):
+        raise
+    why_unregistered = error

@@ -7,15 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcv.cnn import build_norm_layer
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS as ROOT
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import weights
-from .checkpoint import CheckpointError, match_state_dict, read_backbone
+from .checkpoint import CheckpointError, load_weights
 from .hire_mlp import ArchLike, HireMLPNet
 from .registry import MODELS
 
@@ -23,6 +21,14 @@ from .registry import MODELS
 PART = re.compile(
     r"stem\.|stages\.(?P<stage>\d+)\.(?:downsample|blocks\.(?P<block>\d+))\.|norm(?P<norm>\d+)\."
 )
+
+
+def no_longer_random(
+    backbone: HireMLP, state_dict: Mapping[str, Any], prefix: str, *_: object
+) -> None:
+    """Note that a state dict with tensors of the backbone is loaded into it."""
+    if any(key.startswith(prefix) for key in state_dict):
+        backbone.starts_random = False
 
 
 # In the root registry `type='HireMLP'` is found from every scope; in ours,
@@ -83,6 +89,14 @@ class HireMLP(HireMLPNet, BaseModule):
         with_cp: bool = False,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
+        # Here, so that the class is there to be named, and says this, where mmcv is missing.
+        try:
+            from mmcv.cnn import build_norm_layer
+        except ImportError as error:
+            raise ImportError(
+                f"HireMLP takes its norms from mmcv, which cannot be imported ({error}): pip "
+                f"install mmcv-lite, or mmcv; hire_mlp_mm.HireMLPNet needs torch alone"
+            ) from error
         norm_cfg = norm_cfg or dict(type="BN")
         super().__init__(
             arch=arch,
@@ -103,6 +117,8 @@ class HireMLP(HireMLPNet, BaseModule):
         self.init_cfg = init_cfg
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        # Torch's loaders call this, and so does mmengine's.
+        self.register_load_state_dict_pre_hook(no_longer_random)
         for module in self.frozen_modules():
             module.requires_grad_(False)
         self.train(self.training)
@@ -185,14 +201,6 @@ class HireMLP(HireMLPNet, BaseModule):
             self.load_pretrained(cfg["checkpoint"], cfg.get("prefix") or "")
         self.starts_random = not pretrained
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """What torch's and mmengine's loaders call for each module of a model."""
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if any(key.startswith(prefix) for key in state_dict):
-            self.starts_random = False
-
     def load_pretrained(self, checkpoint: str, prefix: str = "") -> None:
         """Load weights strictly and say in one line of the log what was loaded.
 
@@ -204,14 +212,5 @@ class HireMLP(HireMLPNet, BaseModule):
             CheckpointError: the weights do not fit, or cannot be read.
             FileNotFoundError: there is no such file.
         """
-        source, sha256 = str(checkpoint), None
-        if source.startswith(weights.SCHEME):
-            try:
-                record = weights.resolve(source)
-            except ValueError as error:
-                raise CheckpointError(f"HireMLP: {error}") from error
-            source, sha256 = record.url, record.sha256
-        given = read_backbone(source, prefix, sha256=sha256)
-        match = match_state_dict(given, self.state_dict(), source)
-        self.load_state_dict(match.tensors, strict=False)
+        match = load_weights(self, checkpoint, prefix)
         print_log(f"HireMLP weights from {match}", logger="current", level=logging.INFO)

@@ -1,4 +1,4 @@
-"""Read a weight file of Hire-MLP, whoever wrote it, and convert its names to ours.
+"""Read a weight file of Hire-MLP, whoever wrote it, convert its names to ours, and load it.
 
 Files come from the reference code's training script, from OpenMMLab (a classifier, detector or
 segmentor that holds the backbone under a prefix), or from this package's converter. They come
@@ -18,10 +18,11 @@ from http.client import HTTPException
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from . import weights
+from .errors import CheckpointError as CheckpointError  # ours, too
 from .errors import first_line, short
-from .torch_file import CheckpointError as CheckpointError  # ours, too
 from .torch_file import load_data
 
 StateDict = dict[str, Tensor]
@@ -30,36 +31,14 @@ StateDict = dict[str, Tensor]
 CONTAINERS = ("state_dict", "model", "model_ema")
 
 
-class Inert:
-    """Stands in for a class or function that a file names and that its weights don't need."""
-
-    def __init__(self, *args: object) -> None:
-        """Takes whatever the file gives."""
-
-    def __setstate__(self, state: object) -> None:
-        """Takes whatever the file gives."""
-
-
-# What honest files hold beside tensors: the official training script its command line, an
-# OpenMMLab training checkpoint its log. They are read as `Inert`, so nothing of theirs runs.
-HARMLESS = [
-    "argparse.Namespace",
-    "builtins.getattr",
-    "mmengine.config.config.ConfigDict",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "numpy.dtype",
-    "numpy.ndarray",
-    *(f"numpy.{c}.multiarray.{f}" for c in ("core", "_core") for f in ("_reconstruct", "scalar")),
-]
-
-
 def read_checkpoint(
     source: str | os.PathLike[str], ema: bool = False, sha256: str | None = None
 ) -> StateDict:
     """State dict of a weight file, tensors on the CPU, names as they stand in the file.
 
     Args:
-        source: a path, or an http(s) URL, which is kept in torch hub's checkpoint folder.
+        source: a path, `hire-mlp://NAME`, or an http(s) URL, which is kept in torch hub's
+            checkpoint folder.
         ema: take the averaged weights (`model_ema`) of a file that has both.
         sha256: of the file, in hexadecimal, or its beginning; the file is not read unless it
             has it. A URL such as `.../name-1a2b3c4d.pth` says it itself.
@@ -85,7 +64,7 @@ def read_backbone(
     """The Hire-MLP backbone in a weight file, by our names.
 
     Args:
-        source: a path or an http(s) URL.
+        source: a path, an http(s) URL, or `hire-mlp://NAME`.
         prefix: of the backbone's names; needed only where a file holds several backbones.
         ema: take the averaged weights of a file that has both.
         sha256: see `read_checkpoint`.
@@ -109,10 +88,11 @@ def read_mapped(source: str, ema: bool, sha256: str | None) -> StateDict:
     So torch also compares their sizes with the file's, which its other way of reading began to do
     in a later version.
     """
+    source, sha256 = locate(source, sha256)
     path = fetch(source)
     try:
         check_digest(path, sha256 or digest_in(source))
-        data = load_data(path, [(Inert, name) for name in HARMLESS], mapped=True)
+        data = load_data(path, mapped=True)
         return unwrap(data, path, ema)
     except CheckpointError as error:
         if not is_url(source):
@@ -132,6 +112,18 @@ def in_memory(tensors: Mapping[str, Tensor]) -> StateDict:
         offset = value.storage_offset()
         result[key] = value.new_empty(0).set_(copies[place], offset, value.shape, value.stride())
     return result
+
+
+def locate(source: str, sha256: str | None = None) -> tuple[str, str | None]:
+    """Find where the file of a published name is, and its digest; others are as they are.
+
+    Raises:
+        CheckpointError: no weights of that name were published.
+    """
+    if not source.startswith(weights.SCHEME):
+        return source, sha256
+    record = weights.resolve(source)
+    return record.url, sha256 or record.sha256
 
 
 def is_url(source: str) -> bool:
@@ -463,6 +455,32 @@ def match_state_dict(
             except ValueError as error:
                 raise CheckpointError(f"{name}: {short(key)} {error}") from error
     return Match(name, tensors, tuple(dropped), tuple(kept))
+
+
+def load_weights(net: nn.Module, source: str | os.PathLike[str], prefix: str = "") -> Match:
+    """Load a weight file into a network, strictly.
+
+    Example:
+        >>> net = HireMLPNet(arch='small')
+        >>> print(load_weights(net, 'hire-mlp://small'))
+
+    Args:
+        net: a `HireMLPNet` or `HireMLP`.
+        source: `hire-mlp://NAME` with a name of `weights.WEIGHTS`, a path, or an http(s) URL.
+        prefix: of the backbone's names, where the file holds several backbones.
+
+    Returns:
+        What was loaded; `str()` of it is one line.
+
+    Raises:
+        FileNotFoundError: no file there.
+        CheckpointError: the weights do not fit, or cannot be read.
+    """
+    place, sha256 = locate(str(source))
+    given = read_backbone(place, prefix, sha256=sha256)
+    match = match_state_dict(given, net.state_dict(), place)
+    net.load_state_dict(match.tensors, strict=False)  # `match` has been stricter
+    return match
 
 
 def fit(value: Tensor, expected: Tensor) -> Tensor:

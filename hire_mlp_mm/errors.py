@@ -13,6 +13,21 @@ class UserError(Exception):
     shared = True
 
 
+class CheckpointError(UserError, ValueError):
+    """A weight file that cannot be used; the message is one line for people."""
+
+
+class DataError(UserError):
+    """A file of a data set that cannot be used; the message names it."""
+
+    shared = False  # each process has images of its own
+
+    def __init__(self, message: str) -> None:
+        # A data loader's worker sends its traceback before the message.
+        line = message.strip().splitlines()[-1]
+        super().__init__(line.removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
 def short(text: object, most: int = 80) -> str:
     """Cut text of a file for a line on a terminal: printable, and `most` characters at most."""
     line = text[: most + 1] if isinstance(text, str) else type(text).__name__

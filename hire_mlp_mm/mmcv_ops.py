@@ -1,10 +1,10 @@
 """torchvision's kernels behind `mmcv.ops` where mmcv has no compiled ones (mmcv-lite).
 
 MMDetection imports `mmcv._ext`, mmcv's compiled module, as soon as it is imported; mmcv-lite has
-none, and no wheel of mmcv with ops exists for today's torch. Importing this module offers Python
-a stand-in for `mmcv._ext`, to be taken only if the import system finds no compiled one: where
-compiled ops exist, nothing is touched. Import it before mmdet, or name it in a config's
-`custom_imports`.
+none, and no wheel of mmcv with ops exists for today's torch. Importing the package, where mmengine
+is installed, offers Python a stand-in for `mmcv._ext`, to be taken only if the import system finds
+no compiled one: where compiled ops exist, nothing is touched. Import it before mmdet, or name it in
+a config's `custom_imports`.
 
 The stand-in has the ops of the common detectors. Any other raises `MissingOpError` when it is
 called, not when it is imported.

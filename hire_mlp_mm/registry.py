@@ -1,16 +1,50 @@
-"""The package's registry, a child of mmengine's, so that its scope can be named in a config.
+"""The package's registries, children of mmengine's, so that its scope can be named in a config.
 
-mmengine imports `hire_mlp_mm.registry` by itself when a config says `type='hire_mlp_mm.HireMLP'`.
+mmengine imports `hire_mlp_mm.registry` by itself when a config says `type='hire_mlp_mm.HireMLP'`,
+and the files that `locations` names when one of the registries is asked for the first time.
 """
 
-from mmengine.registry import MODELS as ROOT
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_CONSTRUCTORS
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine import registry as root
 from mmengine.registry import Registry
 
-MODELS = Registry("model", parent=ROOT, scope="hire_mlp_mm", locations=["hire_mlp_mm.backbone"])
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    "optimizer wrapper constructor",
-    parent=ROOT_CONSTRUCTORS,
-    scope="hire_mlp_mm",
-    locations=["hire_mlp_mm.layer_decay"],
+SCOPE = "hire_mlp_mm"
+
+
+class GuardRegistry(Registry):
+    """A registry in which every class of the host stands, guarded.
+
+    `hire_mlp_mm.CocoDataset` is the class that `CocoDataset` names where it is asked for, made to
+    say which of its files is wrong.
+    """
+
+    guard: Callable[[Any], Any]  # set by the file at `locations`
+
+    def get(self, key: str) -> Any:
+        """Return the guarded class of a host's name; see `mmengine.registry.Registry.get`."""
+        self.import_from_location()
+        with self.parent.switch_scope_and_registry(None) as current:
+            return self.guard(current.get(key.removeprefix(f"{SCOPE}.")))
+
+
+def child(name: str, parent: Registry, *locations: str, kind: type[Registry] = Registry) -> Any:
+    """Make a registry of this package's scope; `locations` are files of the package."""
+    places = [f"{SCOPE}.{location}" for location in locations]
+    return kind(name, parent=parent, scope=SCOPE, locations=places)
+
+
+MODELS = child("model", root.MODELS, "backbone")
+OPTIM_WRAPPER_CONSTRUCTORS = child(
+    "optimizer wrapper constructor", root.OPTIM_WRAPPER_CONSTRUCTORS, "layer_decay"
 )
+RUNNERS = child("runner", root.RUNNERS, "engine.runner")
+LOOPS = child("loop", root.LOOPS, "engine.loops")
+HOOKS = child("hook", root.HOOKS, "engine.hooks")
+DATA_SAMPLERS = child("data sampler", root.DATA_SAMPLERS, "engine.randomness")
+FUNCTIONS = child("function", root.FUNCTIONS, "engine.randomness")
+DATASETS = child("dataset", root.DATASETS, "engine.data", kind=GuardRegistry)
+METRICS = child("metric", root.METRICS, "engine.data", kind=GuardRegistry)

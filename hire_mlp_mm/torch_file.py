@@ -1,7 +1,8 @@
-"""Read a torch file as data: weight files come from strangers.
+"""Read a weight file as data: such files come from strangers.
 
-Nothing that a file names is run, however it is packed. A file that is damaged or of another kind
-is an error of one line that says what the file is.
+Nothing that a torch file names is run, however it is packed. A safetensors file is read, too, by
+its own library. A file that is damaged or of another kind is an error of one line that says what
+the file is.
 
 Only torch is imported here.
 """
@@ -20,7 +21,10 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
-from .errors import UserError, first_line, short
+from .allowed import can_read_data, entries
+from .errors import CheckpointError as CheckpointError  # ours, too
+from .errors import first_line, short
+from .safetensors_file import is_safetensors, read_safetensors
 
 # How torch's older format begins: a pickled number.
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -33,35 +37,50 @@ MOST_DEPTH = 1000
 MOST_SHARED = 10_000_000
 
 
-class CheckpointError(UserError, ValueError):
-    """A weight file that cannot be used; the message is one line for people."""
+def load_data(path: str, allowed: Any = None, device: Any = "cpu", mapped: bool = False) -> object:
+    """Read what a weight file holds, as data.
 
-
-def load_data(
-    path: str, allowed: Sequence[Any], device: Any = "cpu", mapped: bool = False
-) -> object:
-    """`torch.load` of a file as data.
+    Besides torch's own classes and functions, a file may name those of `allowed.TABLE`.
 
     Args:
         path: of the file.
-        allowed: classes and functions, as `torch.serialization.safe_globals` takes them, that a
-            file may name besides torch's own.
+        allowed: has no effect; tools/_loading.py gives it, and goes.
         device: where tensors go: a `map_location`.
         mapped: leave tensors in the file until they are used; it must stay as it is meanwhile.
 
     Raises:
         FileNotFoundError: no file there.
-        CheckpointError: no torch file, a damaged one, or one that would run code.
+        CheckpointError: no weight file, a damaged one, or one that would run code.
     """
-    if not hasattr(torch.serialization, "safe_globals"):
-        raise CheckpointError(
-            f"{path} not read: torch {torch.__version__} cannot read weights safely; "
-            f"2.6 and later can"
-        )
     if os.path.isdir(path):
         raise CheckpointError(f"{path} is a folder; expected a weight file (.pth)")
     if not os.path.exists(path):
         raise FileNotFoundError(f"weight file {path} not found")
+    if is_safetensors(read_head(path), os.path.getsize(path)):
+        return read_safetensors(path, device)
+    if not can_read_data():
+        raise CheckpointError(
+            f"{path} not read: torch {torch.__version__} cannot read weights safely; "
+            f"2.6 and later can"
+        )
+    return load_torch_file(path, device, mapped)
+
+
+def read_head(path: str) -> bytes:
+    """Read the beginning of a file.
+
+    Raises:
+        CheckpointError: the file cannot be opened.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def load_torch_file(path: str, device: Any, mapped: bool) -> object:
+    """Read what a torch file holds; see `load_data`."""
     found: list[str] = []
     # What others have allowed stays outside: a name must not mean two things.
     others = torch.serialization.get_safe_globals()
@@ -70,7 +89,7 @@ def load_data(
         zipped = check_kind(path)
         for stream in pickles(path, zipped):
             found += check_pickle(stream)
-        with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
+        with torch.serialization.safe_globals(entries()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about formats: the errors below say it
             # Said outright, so that no setting of the environment turns it off.
             return torch.load(path, map_location=device, weights_only=True, mmap=mapped and zipped)
@@ -121,8 +140,7 @@ def check_kind(path: str) -> bool:
     Raises:
         CheckpointError: neither, or a damaged archive; the message says what it is.
     """
-    with open(path, "rb") as file:
-        head = file.read(512)
+    head = read_head(path)
     if head.startswith(b"PK"):
         check_archive(path)
         return True
@@ -135,12 +153,6 @@ def other_kind(head: bytes, size: int) -> str:
     """What a file is that begins with `head` and that torch did not write."""
     if not size:
         return "it is empty"
-    length = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and 2 <= length <= size - 8:
-        return (
-            "it is a safetensors file; make a torch file of it with "
-            "torch.save(safetensors.torch.load_file(FILE), NEW)"
-        )
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "it is a web page; the download went wrong"
     if head.isascii() and all(byte >= 32 or byte in b"\t\n\r" for byte in head):

@@ -1,11 +1,13 @@
 """Published weights of Hire-MLP: where they are and what is said of them.
 
-Only the standard library is imported here.
+Only the standard library is imported here. `checkpoint.load_weights` loads them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from .errors import CheckpointError
 
 SCHEME = "hire-mlp://"
 RELEASE = "https://github.com/ggjy/Hire-Wave-MLP.pytorch/releases/download/log"
@@ -55,16 +57,16 @@ WEIGHTS = {
 
 
 def resolve(name: str) -> Weights:
-    """The record of `hire-mlp://NAME`.
+    """Return the record of `hire-mlp://NAME`.
 
     Raises:
-        ValueError: no weights of that name were published.
+        CheckpointError: no weights of that name were published.
     """
     key = name.removeprefix(SCHEME)
     if key not in WEIGHTS:
         known = ", ".join(SCHEME + known for known in WEIGHTS)
-        raise ValueError(
+        raise CheckpointError(
             f"{SCHEME}{key}: no such weights were published (there are {known}); give the path "
-            f"of a file of your own as checkpoint, or init_cfg=None to train from scratch"
+            f"of a file of your own, or train from scratch with init_cfg=None"
         )
     return WEIGHTS[key]

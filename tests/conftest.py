@@ -96,19 +96,15 @@ def in_fork(command: list[str], env: dict[str, str], cwd: Path, files: list[Path
 
 @pytest.fixture
 def guarded(monkeypatch):
-    """The tools' way of loading in this process, and afterwards the way it was."""
-    import _loading
-    from mmengine.runner import CheckpointLoader, checkpoint
+    """The engine's way of loading in this process, and afterwards the way it was."""
+    from mmengine.runner import CheckpointLoader
 
-    monkeypatch.setattr(CheckpointLoader, "load_checkpoint", CheckpointLoader.load_checkpoint)
-    monkeypatch.setattr(checkpoint, "_safe_torch_load", None, raising=False)
+    from hire_mlp_mm.engine.checkpoints import read_as_data
+
+    monkeypatch.setattr(CheckpointLoader, "_schemes", CheckpointLoader._schemes.copy())
     for variable in ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"):
         monkeypatch.setenv(variable, "0")  # so that it is put back, or away
-    allowed = torch.serialization.get_safe_globals()
-    _loading.guard_loading()
-    yield
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(allowed)
+    read_as_data()
 
 
 def free_port() -> str:

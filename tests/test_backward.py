@@ -6,14 +6,14 @@ import copy
 
 import pytest
 import torch
-from benchmark import kept_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_net import ReferenceNet
 from torch import nn
 from torch.nn import functional as F
 
 from hire_mlp_mm.backward import circular_slice, conv_of, conv_of_norm
+from hire_mlp_mm.bench.meters import kept_bytes
+from hire_mlp_mm.bench.reference_net import ReferenceNet
 from hire_mlp_mm.hire_mlp import ARCHS, HireMLPNet
 from tests.conftest import NANO
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 
 import pytest
 import torch
-from benchmark import KINDS, PEERS, Candidate, kept_bytes, profiled
 from torch import nn
+
+from hire_mlp_mm.bench import PEERS, Candidate, Settings
+from hire_mlp_mm.bench.meters import KINDS, kept_bytes, profiled
 
 
 def test_kept_bytes_are_the_activations_that_backward_needs():
@@ -38,8 +39,7 @@ def test_inference_beside_others(run_tool, tmp_path):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_give_the_same_pyramid(name):
-    args = Namespace(train=False, threads=1, device="cpu", batch=2, size="64x96", arch="tiny")
-    peer = Candidate(name, args)
+    peer = Candidate(name, Settings(arch="tiny", size=(64, 96), batch=2, threads=1))
     assert peer.figures.macs > 5e8
     with torch.inference_mode():
         assert [x.shape[2:] for x in peer.model(peer.image)] == [

@@ -9,13 +9,12 @@ import pickle
 import shutil
 from pathlib import Path
 
-import _common
-import _data
 import mmcv
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
@@ -23,6 +22,11 @@ from PIL import Image
 from shapes import write_shapes
 from torch import nn
 
+from hire_mlp_mm import cli, files
+from hire_mlp_mm.engine import batches
+from hire_mlp_mm.engine import data as engine_data
+from hire_mlp_mm.engine.harden import harden_dataset, harden_evaluators, harden_loader
+from hire_mlp_mm.errors import DataError, UserError
 from hire_mlp_mm.hire_mlp import HireMLPNet
 from tests.conftest import NANO, ROOT
 
@@ -50,18 +54,17 @@ def data(shapes, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def configs() -> dict[str, Config]:
-    _data.check_coco_files()
     return {"mmdet": Config.fromfile(DETECTION), "mmseg": Config.fromfile(SEGMENTATION)}
 
 
 @pytest.fixture
 def load(configs, data):
-    """Build a host's data loader on the training images, as the tools do."""
+    """Build a host's data loader on the training images, as a hardened config does."""
 
     def load(
         host: str,
         test: bool = False,
-        build=_data.guarded_loader,
+        guarded: bool = True,
         num_batch_per_epoch: int | None = None,
         **settings: object,
     ):
@@ -73,9 +76,9 @@ def load(configs, data):
             loader.dataset.test_mode = True
             loader.dataset.pipeline = configs[host].test_dataloader.dataset.pipeline
         loader.dataset.update(data_root=str(data), **settings)
-        if build is _data.guarded_loader:
-            return build(Runner.build_dataloader, loader, seed=0)
-        return build(loader, seed=0)
+        if guarded:
+            harden_loader(loader, training=False)
+        return Runner.build_dataloader(loader, seed=0)
 
     return load
 
@@ -208,7 +211,7 @@ def test_a_wrong_file_is_named_in_one_line(fault, load, data):
     host, do, message = FAULTS[fault]
     do(data)
     for test in (False, True):
-        with pytest.raises(_data.DataError) as raised:
+        with pytest.raises(DataError) as raised:
             list(load(host, test))
         assert message in str(raised.value)
         assert "\n" not in str(raised.value)
@@ -219,7 +222,7 @@ def test_a_wrong_file_is_named_in_one_line(fault, load, data):
 @pytest.mark.parametrize("test", [False, True], ids=["train", "test"])
 def test_honest_data_are_the_hosts(host, test, load):
     np.random.seed(0)
-    plain = list(load(host, test, build=Runner.build_dataloader))
+    plain = list(load(host, test, guarded=False))
     np.random.seed(0)
     for ours, theirs in zip(load(host, test), plain, strict=True):
         for one, other in zip(ours["inputs"], theirs["inputs"], strict=True):
@@ -249,7 +252,6 @@ def test_kinds_of_images_become_8_bit_bgr(rng):
     colours = np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     image = Image.fromarray(colours)
     read = mmcv.imfrombytes
-    assert read is _data.decode_whole
     grey = image.convert("L")
     assert (read(encode(grey)) == np.asarray(grey)[..., None]).all()
     alpha = Image.fromarray(rng.integers(0, 256, (64, 64)).astype(np.uint8))
@@ -277,10 +279,10 @@ def test_every_truncation_of_a_jpeg_is_seen(progressive, rng):
     thumbnail = encode(image.resize((16, 16)), "JPEG")
     exif = b"Exif\0\0" + thumbnail
     whole = encode(image, "JPEG", progressive=progressive, exif=exif, restart_marker_rows=1)
-    assert _data.has_end(whole)
-    assert _data.has_end(whole + b"\xff\xda after the end")
+    assert files.has_end(whole)
+    assert files.has_end(whole + b"\xff\xda after the end")
     for length in range(2, len(whole) - 1):
-        assert not _data.has_end(whole[:length]), length
+        assert not files.has_end(whole[:length]), length
 
 
 def test_what_a_coco_file_loses_is_counted(load, data, monkeypatch):
@@ -297,7 +299,7 @@ def test_what_a_coco_file_loses_is_counted(load, data, monkeypatch):
 
     change_coco(change)(data)
     lines = []
-    monkeypatch.setattr(_data, "print_log", lambda line, **_: lines.append(line))
+    monkeypatch.setattr(engine_data, "print_log", lambda line, **_: lines.append(line))
     load("mmdet")
     load("mmdet", filter_cfg=dict(filter_empty_gt=True))
     (line, filtered) = lines
@@ -333,16 +335,14 @@ def test_images_of_odd_sizes(size, load, data):
     loader = load("mmdet")
     steps = loader.dataset.pipeline.transforms
     # A flipped pixel cannot be packed, another of the host's limits.
-    loader.dataset.pipeline.transforms = [
-        one for one in steps if type(one).__name__ != "RandomFlip"
-    ]
+    steps[:] = [one for one in steps if type(one).__name__ != "RandomFlip"]
     assert second_shape(loader) == (3, height, width)
     if size == (1, 1):
         assert second_shape(load("mmdet", test=True)) == (3, 128, 128)
-        with pytest.raises(_data.DataError, match=r"00001.png is read with the shape \(\)"):
+        with pytest.raises(DataError, match=r"00001.png is read with the shape \(\)"):
             list(load("mmseg"))
     else:
-        with pytest.raises(_data.DataError, match=f"Resize of an image of {width} x {height}"):
+        with pytest.raises(DataError, match=f"Resize of an image of {width} x {height}"):
             list(load("mmdet", test=True))
         assert second_shape(load("mmseg")) == (3, height, width)
 
@@ -351,31 +351,48 @@ def second_shape(loader) -> tuple[int, ...]:
     return tuple(next(iter(loader))["inputs"][1].shape)
 
 
-def test_a_model_that_fails_names_its_images(load):
+class Picky(nn.Module):
+    """A model that takes no image."""
+
+    def forward(self, inputs):
+        raise ValueError("no valid anchor\nmore")
+
+
+@pytest.mark.parametrize("in_model", [True, False])
+def test_a_model_that_fails_names_its_images(in_model, load):
+    """In a line of the log in any case, and in the error where `batch_errors` stands around it."""
+
     class Model(Runner):
         """Of a runner, what is needed to call hooks around a step that fails."""
 
-        logger = MMLogger.get_instance("model", log_level="CRITICAL")
+        logger = MMLogger.get_instance("model", log_level="ERROR")
 
         def __init__(self) -> None:
-            self._hooks, self.model = [], nn.Identity()
+            self._hooks, self.model = [batches.BatchHook()], Picky()
 
-        def run(self, batch: dict, in_model: bool) -> None:
-            with _data.batch_errors(self):
-                self.call_hook("before_train_iter", batch_idx=0, data_batch=batch)
-                if not in_model:
-                    self.call_hook("after_train_iter", batch_idx=0, data_batch=batch)
-                raise ValueError("no valid anchor\nmore")
+        def run(self, batch: dict) -> None:
+            self.call_hook("before_run")
+            self.call_hook("before_train_iter", batch_idx=0, data_batch=batch)
+            if not in_model:
+                self.call_hook("after_train_iter", batch_idx=0, data_batch=batch)
+            self.model(batch["inputs"])
 
+    said: list[str] = []
+    Model.logger.error = said.append
     batch = next(iter(load("mmseg")))
-    with pytest.raises(_data.DataError) as raised:
-        Model().run(batch, in_model=True)
-    line = str(raised.value)
-    assert line.startswith("the model failed on ")
-    assert "training/00000.jpg (64 x 64)" in line
-    assert line.endswith("ValueError: no valid anchor")
-    with pytest.raises(ValueError, match="no valid anchor"):
-        Model().run(batch, in_model=False)
+    kind = DataError if in_model else ValueError
+    with pytest.raises(kind) as raised, batches.batch_errors(model := Model()):
+        model.run(batch)
+    images = "training/00000.jpg (64 x 64)"
+    if in_model:
+        line = str(raised.value)
+        assert line.startswith("the model failed on ")
+        assert images in line
+        assert line.endswith("ValueError: no valid anchor")
+        assert images in said[0]
+    else:
+        assert "no valid anchor" in str(raised.value)
+        assert not said
 
 
 def test_maps_of_other_channels_are_told_where_a_model_fails():
@@ -383,27 +400,27 @@ def test_maps_of_other_channels_are_told_where_a_model_fails():
     model = nn.Module()
     model.backbone, model.neck = HireMLPNet(NANO, out_indices=(0, 1)), nn.Module()
     model.neck.in_channels = [8, 12]
-    assert not list(_data.other_channels(model))
+    assert not list(batches.other_channels(model))
     model.neck.in_channels = [8, 12, 16]
-    assert list(_data.other_channels(model)) == [
+    assert list(batches.other_channels(model)) == [
         "the backbone gives it [8, 12] channels: set model.neck.in_channels, now [8, 12, 16]"
     ]
     model.neck = None
     model.decode_head = nn.Module()
     model.decode_head.in_channels, model.decode_head.in_index = 12, 1
-    assert not list(_data.other_channels(model))
+    assert not list(batches.other_channels(model))
     model.decode_head.in_index = 0
-    assert "set model.decode_head.in_channels, now [12]" in next(_data.other_channels(model))
+    assert "set model.decode_head.in_channels, now [12]" in next(batches.other_channels(model))
 
 
 def test_each_process_names_its_own_images(monkeypatch, capsys):
     """The first of a machine speaks for all, but of the others' images it knows nothing."""
     monkeypatch.setattr("sys.argv", ["train.py"])
-    for error in (_common.UserError("config not found"), _data.DataError("a.jpg: truncated")):
+    for error in (UserError("config not found"), DataError("a.jpg: truncated")):
         for rank in "01":
             monkeypatch.setenv("LOCAL_RANK", rank)
             with pytest.raises(SystemExit) as stop:
-                _common.run(lambda error=error: raised(error))
+                cli.run(lambda error=error: raised(error), "train.py")
             assert stop.value.code == 2
     first, *others = capsys.readouterr().err.splitlines()
     assert first == "train.py: error: config not found"
@@ -418,7 +435,7 @@ def test_unreadable_images_that_the_config_replaces_are_counted(load, data, monk
     """`ignore_empty` is the hosts' own way to go on; without an image left there is an end."""
     half(data)
     lines = []
-    monkeypatch.setattr(_data, "print_log", lambda line, **_: lines.append(line))
+    monkeypatch.setattr(engine_data, "print_log", lambda line, **_: lines.append(line))
     pipeline = [dict(type="LoadImageFromFile", ignore_empty=True), dict(type="PackSegInputs")]
     loader = load("mmseg", pipeline=pipeline)
     assert sum(len(batch["inputs"]) for batch in loader) == 4
@@ -426,18 +443,18 @@ def test_unreadable_images_that_the_config_replaces_are_counted(load, data, monk
     for path in (data / "images/training").iterdir():
         path.write_bytes(b"")
     loader = load("mmseg", pipeline=pipeline, max_refetch=5)
-    with pytest.raises(_data.DataError, match="has refused 6 images in a row"):
+    with pytest.raises(DataError, match="has refused 6 images in a row"):
         list(loader)
 
 
 def test_within_other_data_sets_and_processes(load, data):
     half(data)
     part = load("mmseg", num_batch_per_epoch=1)
-    with pytest.raises(_data.DataError, match=f"{IMAGE}: the JPEG is truncated"):
+    with pytest.raises(DataError, match=f"{IMAGE}: the JPEG is truncated"):
         list(part)
     dataset = load("mmseg").dataset
     again = pickle.loads(pickle.dumps(dataset))  # as for a worker that is not a fork
-    with pytest.raises(_data.DataError, match="truncated"):
+    with pytest.raises(DataError, match="truncated"):
         again[1]
     init_default_scope("mmseg")
     plain = dict(type="BaseSegDataset", data_root=str(data), data_prefix=dict(
@@ -446,11 +463,11 @@ def test_within_other_data_sets_and_processes(load, data):
         [dict(type="LoadImageFromFile")], [dict(type="LoadAnnotations")]
     ])])  # fmt: skip
     cfg = dict(type="RepeatDataset", times=2, dataset=dict(type="ConcatDataset", datasets=[plain]))
-    loader = _data.guarded_loader(
-        Runner.build_dataloader,
-        dict(dataset=cfg, sampler=dict(type="DefaultSampler"), num_workers=1, batch_size=1),
+    harden_dataset(cfg := ConfigDict(cfg))
+    loader = Runner.build_dataloader(
+        dict(dataset=cfg, sampler=dict(type="DefaultSampler"), num_workers=1, batch_size=1)
     )
-    with pytest.raises(_data.DataError) as raised:
+    with pytest.raises(DataError) as raised:
         list(loader)
     assert str(raised.value) == f"{data / IMAGE}: the JPEG is truncated"
     assert DATASETS.build(dict(plain, pipeline=[]))  # without guards
@@ -470,19 +487,20 @@ def test_fewer_outputs_than_classes(load):
     dataset = load("mmdet").dataset
     enough = torch.nn.ModuleDict({"rpn_head": Head(1), "bbox_head": Head(3)})
     enough.update({"backbone": Head(-1), "auxiliary_head": STDCHead(2)})
-    _data.check_classes(enough, dataset)
+    batches.check_classes(enough, dataset)
     too_few = torch.nn.ModuleDict({"bbox_head": Head(2)})
     message = r"bbox_head \(Head\) has num_classes=2, and CocoDataset 3 classes"
-    with pytest.raises(_data.DataError, match=message):
-        _data.check_classes(too_few, dataset)
+    with pytest.raises(DataError, match=message):
+        batches.check_classes(too_few, dataset)
 
 
 def test_an_evaluator_names_its_file(tmp_path):
     init_default_scope("mmdet")
     (tmp_path / "truth.json").write_text("{")
     config = dict(type="CocoMetric", ann_file=str(tmp_path / "truth.json"), metric="bbox")
-    with pytest.raises(_data.DataError, match=r"truth.json cannot be read: JSONDecodeError"):
-        _data.guarded_evaluator(_data.Evaluator, config)
+    harden_evaluators(config)
+    with pytest.raises(DataError, match=r"truth.json cannot be read: JSONDecodeError"):
+        Evaluator(config)
 
 
 @pytest.mark.timeout(600)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 
-import _common
-import export_onnx
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch.nn import functional as F
 
-from hire_mlp_mm import HireMLP
+from hire_mlp_mm import HireMLP, cli, deploy
+from hire_mlp_mm.deploy import formats, tracing
+from hire_mlp_mm.deploy.export import randomize
+from hire_mlp_mm.errors import UserError
 from tests.conftest import ROOT
 
-CAN_EXPORT = hasattr(export_onnx.symbolic_shapes, "backed_size_oblivious")
+CAN_EXPORT = tracing.can_trace()
 exports = pytest.mark.skipif(not CAN_EXPORT, reason="torch is too old for sizes that are free")
 
 # Other sizes and batches than the tool's own: smallest, odd, sides far apart.
@@ -71,25 +71,21 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path / "out"
 
 
-def export(monkeypatch, *arguments: object) -> None:
-    """Run the tool in this process."""
-    command = ["export_onnx.py", "--size", "32x64", *map(str, arguments)]
-    monkeypatch.setattr(sys, "argv", command)
-    _common.run(export_onnx.main)
+def export(*arguments: object) -> None:
+    """Run the command in this process."""
+    cli.main(["export", "--size", "32x64", *map(str, arguments)])
 
 
-def failure(monkeypatch, capsys, *arguments: object) -> tuple[object, str]:
-    """How the tool ends that cannot do what it is asked: (exit status, its last line)."""
+def failure(capsys, *arguments: object) -> tuple[object, str]:
+    """How the command ends that cannot do what it is asked: (exit status, its last line)."""
     with pytest.raises(SystemExit) as stop:
-        export(monkeypatch, *arguments)
-    if isinstance(stop.value.code, str):  # what Python prints and makes status 1 of
-        return 1, stop.value.code
+        export(*arguments)
     return stop.value.code, capsys.readouterr().err
 
 
 def randomized(model):
     """A model with statistics and biases as after training, and its weights in `weights.pth`."""
-    export_onnx.randomize(model)
+    randomize(model)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
@@ -99,10 +95,10 @@ def randomized(model):
 
 def assert_equal(path: Path, model) -> None:
     """A file's outputs are the model's, at sizes at which nobody has looked at it."""
-    run = export_onnx.open_file(path)
+    run = formats.open_file(path)
     for shape in IMAGES:
         image = torch.randn(shape)
-        expected = export_onnx.as_sequence(model(image))
+        expected = formats.as_sequence(model(image))
         found = run(image)
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
@@ -114,12 +110,12 @@ def assert_equal(path: Path, model) -> None:
 @pytest.mark.parametrize(
     "paddings", [("circular", "circular"), ("circular", "replicate"), ("zero", "zero")]
 )
-def test_backbone_of_a_detector(paddings, folder, monkeypatch, capsys):
+def test_backbone_of_a_detector(paddings, folder, capsys):
     paddings = dict(zip(("shift_padding", "region_padding"), paddings, strict=True))
     model = randomized(HireMLP(ONE_STAGE, out_indices=(0,), **paddings))
     options = [f"model.backbone.{key}={value}" for key, value in paddings.items()]
     out = folder / "backbone.onnx"
-    export(monkeypatch, "detector.py", "weights.pth", out, "--cfg-options", *options)
+    export("detector.py", "weights.pth", out, "--cfg-options", *options)
     assert_equal(out, model)
     said = capsys.readouterr().out
     assert said.count("largest relative difference") == 3
@@ -130,22 +126,22 @@ def test_backbone_of_a_detector(paddings, folder, monkeypatch, capsys):
 
 
 @exports
-def test_pt2_of_the_inference_form(folder, monkeypatch):
+def test_pt2_of_the_inference_form(folder):
     model = randomized(HireMLP(ONE_STAGE, out_indices=(0,)))
-    export(monkeypatch, "detector.py", "weights.pth", folder / "backbone.pt2", "--fuse")
+    export("detector.py", "weights.pth", folder / "backbone.pt2", "--fuse")
     assert_equal(folder / "backbone.pt2", model)
 
 
 @exports
 @pytest.mark.parametrize("name", ["upernet", "semantic_fpn"])
-def test_segmentor(name, folder, monkeypatch):
+def test_segmentor(name, folder):
     """Whole, up to what MMSegmentation calls its logits, at the size of the image."""
     import onnxruntime
 
     with DefaultScope.overwrite_default_scope("mmseg"):
         model = randomized(MODELS.build(Config.fromfile(f"{name}.py").model))
     out = folder / f"{name}.onnx"
-    export(monkeypatch, f"{name}.py", "weights.pth", out)
+    export(f"{name}.py", "weights.pth", out)
     assert_equal(
         out, lambda image: model.encode_decode(image, [dict(img_shape=image.shape[2:])])
     )  # fmt: skip
@@ -163,29 +159,50 @@ def test_segmentor(name, folder, monkeypatch):
 def test_what_fails_the_check_does_not_stay(fault, folder, monkeypatch, capsys):
     """A difference, a shift left out or a size that the file does not take: status 1, no file."""
     if fault == "shift":
-        trace = export_onnx.trace
+        trace = tracing.trace
 
-        def trace_without_shift(model, scope):
+        def trace_without_shift(model):
             model = copy.deepcopy(model)
             model.stages[0].blocks[1].token_mixer.height.shift = 0
-            return trace(model, scope)
+            return trace(model)
 
-        monkeypatch.setattr(export_onnx, "trace", trace_without_shift)
+        monkeypatch.setattr(tracing, "trace", trace_without_shift)
     else:
-        monkeypatch.setattr(export_onnx, "CHECKED", [(1, 3, export_onnx.LEAST - 1, 64)])
-    status, line = failure(monkeypatch, capsys, "detector.py", folder / "backbone.pt2")
+        monkeypatch.setattr(formats, "CHECKED", [(1, 3, tracing.LEAST - 1, 64)])
+    status, line = failure(capsys, "detector.py", folder / "backbone.pt2")
     assert status == 1
     assert "backbone.pt2 not written: " in line
     assert ("fails on images" if fault == "size" else "differs from PyTorch's by ") in line
-    assert "\n" not in line
+    assert line.count("\n") == 1
     assert not list(folder.iterdir())
 
 
 @exports
-def test_random_weights_are_said(folder, monkeypatch, capsys):
-    export(monkeypatch, "upernet.py", folder / "backbone.pt2", "--backbone")
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_model_in_hand(fused, folder):
+    """From Python, of a model that trains; it is left alone."""
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = randomized(MODELS.build(Config.fromfile("upernet.py").model)).train()
+    done = deploy.export(model, folder / "a.pt2", fused=fused)
+    assert model.training
+    assert done.names == ["logits"]
+    assert done.difference < 1e-4
+    model.eval()
+    assert_equal(
+        done.path, lambda image: model.encode_decode(image, [dict(img_shape=image.shape[2:])])
+    )  # fmt: skip
+
+
+def test_a_model_without_hire_mlp(folder):
+    with pytest.raises(UserError, match="Linear has no HireMLP"):
+        deploy.export(torch.nn.Linear(1, 1), folder / "a.pt2")
+
+
+@exports
+def test_random_weights_are_said(folder, capsys):
+    export("upernet.py", folder / "backbone.pt2", "--backbone")
     assert "warning: no checkpoint given: the weights are random" in capsys.readouterr().out
-    assert len(export_onnx.open_file(folder / "backbone.pt2")(torch.randn(1, 3, 40, 40))) == 2
+    assert len(formats.open_file(folder / "backbone.pt2")(torch.randn(1, 3, 40, 40))) == 2
 
 
 @exports
@@ -202,27 +219,27 @@ def test_random_weights_are_said(folder, monkeypatch, capsys):
         (["detector.py", "out/a.onnx", "--size", "16x64"], "--size 16x64: expected height x width"),
     ],
 )
-def test_errors_are_one_line(arguments, line, folder, monkeypatch, capsys):
+def test_errors_are_one_line(arguments, line, folder, capsys):
     other = "default_scope = 'mmseg'\nmodel = dict(backbone=dict(type='ResNet'))"
     Path("other.py").write_text(other)
-    status, said = failure(monkeypatch, capsys, *arguments)
+    status, said = failure(capsys, *arguments)
     assert status == 2
-    assert said.startswith(f"export_onnx.py: error: {line}")
+    assert said.startswith(f"hire-mlp export: error: {line}")
     assert said.count("\n") == 1
     assert not list(folder.iterdir())
 
 
 @exports
 def test_says_what_to_install(folder, monkeypatch, capsys):
-    monkeypatch.setattr(export_onnx, "NEEDED", ("onnx", "no_such_runtime"))
-    status, said = failure(monkeypatch, capsys, "detector.py", folder / "a.onnx")
+    monkeypatch.setattr(formats, "NEEDED", ("onnx", "no_such_runtime"))
+    status, said = failure(capsys, "detector.py", folder / "a.onnx")
     assert status == 2
     assert "error: no_such_runtime not found: pip install onnx no_such_runtime\n" in said
 
 
 @pytest.mark.skipif(CAN_EXPORT, reason="this torch can export")
-def test_an_old_torch_is_an_error(folder, monkeypatch, capsys):
-    status, said = failure(monkeypatch, capsys, "detector.py", folder / "a.onnx")
+def test_an_old_torch_is_an_error(folder, capsys):
+    status, said = failure(capsys, "detector.py", folder / "a.onnx")
     assert status == 2
     assert f"torch {torch.__version__} cannot export" in said
 
@@ -232,13 +249,13 @@ def test_an_old_torch_is_an_error(folder, monkeypatch, capsys):
 def test_average_pool(size, bins):
     x = torch.randn(2, 3, size, 11)
     expected = F.adaptive_avg_pool2d(x, bins)
-    assert torch.allclose(export_onnx.average_pool(x, bins), expected, atol=1e-6)
+    assert torch.allclose(tracing.average_pool(x, bins), expected, atol=1e-6)
 
 
 @exports
-def test_a_file_that_is_there_stays(folder, monkeypatch, capsys):
+def test_a_file_that_is_there_stays(folder, capsys):
     (folder / "a.onnx").write_text("precious")
-    status, said = failure(monkeypatch, capsys, "detector.py", folder / "a.onnx")
+    status, said = failure(capsys, "detector.py", folder / "a.onnx")
     assert status == 2
     assert "a.onnx exists already; name a new file" in said
     assert (folder / "a.onnx").read_text() == "precious"

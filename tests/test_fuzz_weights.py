@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save as as_safetensors
 
 from hire_mlp_mm.checkpoint import (
     CheckpointError,
@@ -49,6 +50,7 @@ HONEST = [
     (saved(SMALL), SMALL),
     (saved({"model": SMALL, "epoch": 3, "lr": [0.1, None, ("a", 2)]}), SMALL),
     (saved({"state_dict": {f"module.{k}": v for k, v in SMALL.items()}}, legacy=True), SMALL),
+    (as_safetensors({key: value.clone() for key, value in SMALL.items()}), SMALL),
 ]
 
 

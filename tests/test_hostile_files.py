@@ -68,7 +68,9 @@ def test_a_file_that_would_run_code_is_refused(name, unsafe, mark, monkeypatch):
     with pytest.raises(CheckpointError) as error:
         read_checkpoint(path)
     assert_refused(error.value, path, mark)
-    if not name.startswith(("bare", "tar", "zipped")):  # those are no torch files to begin with
+    if name == "numpy object array":  # doesn't get as far as its objects
+        assert "holds an array of 'O8', expected numbers" in str(error.value)
+    elif not name.startswith(("bare", "tar", "zipped")):  # those are no torch files to begin with
         assert "refused: reading it would run code" in str(error.value)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from benchmark import kept_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hire_mlp_mm.backward import circular_slice
+from hire_mlp_mm.bench.meters import kept_bytes
 from hire_mlp_mm.hire_mlp import (
     ARCHS,
     HEIGHT,

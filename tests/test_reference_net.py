@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference_net import ReferenceNet
 
+from hire_mlp_mm.bench.reference_net import ReferenceNet
 from hire_mlp_mm.hire_mlp import REGION_PADDINGS, SHIFT_PADDINGS, HireMLPNet
 from tests.conftest import NANO
 from tests.test_network import randomised

@@ -12,20 +12,24 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import _resume
 import chaos
 import numpy as np
 import pytest
 import torch
-from _common import UserError
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import DATASETS, METRICS, MODELS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from shapes import write_shapes
 from torch import nn
+
+from hire_mlp_mm import files
+from hire_mlp_mm.engine import harden, resume
+from hire_mlp_mm.engine.hooks import PlaceHook
+from hire_mlp_mm.errors import UserError
 
 # A training that takes a fraction of a second --------------------------------------------------
 
@@ -33,6 +37,7 @@ NUMBERS = itertools.count()  # of the trainings
 SAMPLES = 11  # 3 batches of 3 and one of 2
 
 
+@DATASETS.register_module()
 class Data(torch.utils.data.Dataset):
     """Random in all three ways."""
 
@@ -47,6 +52,7 @@ class Data(torch.utils.data.Dataset):
         return dict(width=1 + index % 3, height=2)
 
 
+@MODELS.register_module()
 class Model(BaseModel):
     def __init__(self):
         super().__init__()
@@ -57,6 +63,7 @@ class Model(BaseModel):
         return dict(loss=out.square().mean()) if mode == "loss" else list(out)
 
 
+@METRICS.register_module()
 class Score(BaseMetric):
     """Says something of the weights, and goes up and down."""
 
@@ -90,7 +97,7 @@ class CrashHook(Hook):
 
 def loader(sampler, **settings):
     sampler = dict(type=sampler, shuffle=True)
-    return dict(dict(dataset=Data(), sampler=sampler, batch_size=3, num_workers=0), **settings)
+    return dict(dict(dataset=dict(type="Data"), sampler=sampler, batch_size=3, num_workers=0), **settings)
 
 
 ASPECT = dict(type="mmdet.AspectRatioBatchSampler")
@@ -109,22 +116,22 @@ ITERATIONS = 16  # 4 epochs
 
 
 def train(
-    work_dir, data, by_epoch, checkpoint, crash=None, resume="auto", seed=0, wrapper="OptimWrapper",
+    work_dir, data, by_epoch, checkpoint, crash=None, start="auto", seed=0, wrapper="OptimWrapper",
     **settings,
 ):  # fmt: skip
-    """Train the model in this process; the settings are the runner's."""
+    """Train the model in this process, by anybody's runner; the settings are a config's."""
     if by_epoch:
         loop = dict(by_epoch=True, max_epochs=ITERATIONS // 4)
     else:
         loop = dict(by_epoch=False, max_iters=ITERATIONS, val_interval=3)
-    runner = Runner(
-        model=dict(type=Model),
+    cfg = Config(dict(
+        model=dict(type="Model"),
         work_dir=str(work_dir),
         train_dataloader=data,
         val_dataloader=dict(loader("DefaultSampler"), num_workers=0),
         train_cfg=loop,
         val_cfg=dict(),
-        val_evaluator=dict(type=Score),
+        val_evaluator=dict(type="Score"),
         optim_wrapper=dict(type=wrapper, optimizer=dict(type="AdamW", lr=0.05)),
         param_scheduler=[
             dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=7),
@@ -136,13 +143,16 @@ def train(
                 save_best="score", rule="greater",
             )
         ),
-        custom_hooks=[dict(type="EMAHook", momentum=0.1), crash or CrashHook()],
+        custom_hooks=[dict(type="EMAHook", momentum=0.1)],
         randomness=dict(seed=seed),
         experiment_name=f"{Path(work_dir).name}-{next(NUMBERS)}",  # or it would share their log
         log_level="WARNING",
+        resume=start is not None,
+        load_from=None if start == "auto" else start,
         **settings,
-    )  # fmt: skip
-    _resume.make_resumable(runner, resume)
+    ))  # fmt: skip
+    runner = Runner.from_cfg(harden(cfg))
+    runner.register_hook(crash or CrashHook())
     runner.train()
     return runner
 
@@ -212,6 +222,7 @@ def test_a_drawn_seed_is_taken_from_the_checkpoint(fast, tmp_path):
     assert chaos.difference(result(tmp_path / "b"), result(tmp_path / "a")) is None
 
 
+@OPTIM_WRAPPERS.register_module()
 class ScaledOnCpu(AmpOptimWrapper):
     """Mmengine's, whose constructor refuses a CPU; what follows does not."""
 
@@ -222,11 +233,11 @@ class ScaledOnCpu(AmpOptimWrapper):
 
 
 def test_a_gradient_scaler_goes_on(fast, tmp_path):
-    train(tmp_path / "whole", *LOOPS["endless"], wrapper=ScaledOnCpu)
+    train(tmp_path / "whole", *LOOPS["endless"], wrapper="ScaledOnCpu")
     crash = CrashHook(iteration=11)
     with pytest.raises(CrashError):
-        train(tmp_path / "crash", *LOOPS["endless"], crash, wrapper=ScaledOnCpu)
-    train(tmp_path / "crash", *LOOPS["endless"], wrapper=ScaledOnCpu)
+        train(tmp_path / "crash", *LOOPS["endless"], crash, wrapper="ScaledOnCpu")
+    train(tmp_path / "crash", *LOOPS["endless"], wrapper="ScaledOnCpu")
     wanted = result(tmp_path / "whole")
     scaler = wanted[f"iter_{ITERATIONS}.pth"]["optimizer"]["loss_scaler"]
     assert scaler["scale"] == 2.0 ** (10 + ITERATIONS // 3)
@@ -234,10 +245,10 @@ def test_a_gradient_scaler_goes_on(fast, tmp_path):
 
 
 def test_a_step_draws_what_its_number_says():
-    hook = _resume.PlaceHook(None, seed=7)
+    hook = PlaceHook()
 
     def drawn(iteration):
-        hook.before_train_iter(SimpleNamespace(iter=iteration))
+        hook.before_train_iter(SimpleNamespace(iter=iteration, seed=7))
         return random.random(), np.random.rand(), float(torch.rand(()))
 
     first, second = drawn(0), drawn(1)
@@ -254,13 +265,13 @@ def test_a_full_disk(fast, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    message = "iter_12.pth cannot be written: No space left on device; .* --resume goes on"
+    message = "iter_12.pth cannot be written: No space left on device; .* a resumed run goes on"
     with pytest.raises(UserError, match=message):
         train(tmp_path / "full", *LOOPS["endless"])
     after = names(tmp_path / "full")
     assert {name for name in after if not name.startswith("best")} == {"iter_6.pth", "iter_9.pth"}
     for path in (tmp_path / "full").glob("*.pth"):
-        _resume.check_undamaged(str(path))
+        resume.check_undamaged(str(path))
     monkeypatch.setattr(os, "fsync", lambda file: None)
     train(tmp_path / "full", *LOOPS["endless"])
     assert chaos.difference(result(tmp_path / "whole"), result(tmp_path / "full")) is None
@@ -274,17 +285,17 @@ def save(path, iteration, time="20260101_000000", **meta):
     meta = dict(meta, epoch=0, iter=iteration, time=time)
     parts = dict(meta=meta, message_hub={}, optimizer={})
     torch.save(dict(parts, state_dict=dict(weight=torch.ones(10_000))), path)
-    (path.parent / _resume.NOTE).write_text(str(path))
+    (path.parent / resume.NOTE).write_text(str(path))
 
 
-def start(work_dir, caplog, resume="auto"):
+def start(work_dir, caplog, named=None):
     """Path that a training would go on from, and what it would say."""
     logger = logging.getLogger("start")
     hook = CheckpointHook(by_epoch=False)
     runner = SimpleNamespace(work_dir=str(work_dir), hooks=[hook], logger=logger)
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        found = _resume.find_start(runner, resume)
+        found = resume.find_start(runner, named)
     return Path(found.path).name if found else None, caplog.text
 
 
@@ -323,9 +334,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over(damage, tmp_path, caplog):
 def test_without_a_good_note(note, tmp_path, caplog):
     save(tmp_path / "iter_9.pth", 9)
     save(tmp_path / "iter_10.pth", 10)
-    (tmp_path / _resume.NOTE).unlink()
+    (tmp_path / resume.NOTE).unlink()
     if note is not None:
-        (tmp_path / _resume.NOTE).write_text(note)
+        (tmp_path / resume.NOTE).write_text(note)
     assert start(tmp_path, caplog)[0] == "iter_10.pth"
 
 
@@ -354,7 +365,7 @@ def test_the_newest_is_the_newest_in_every_time_zone(fast, tmp_path, time_zone):
     with pytest.raises(CrashError):
         train(tmp_path, *LOOPS["endless"], CrashHook(iteration=11))
     later = train(tmp_path, *LOOPS["endless"])
-    assert Path(later._load_from).name == "iter_9.pth"
+    assert Path(later.train_loop.start.path).name == "iter_9.pth"
 
 
 class BetterAndBetter(BaseMetric):
@@ -370,7 +381,7 @@ class BetterAndBetter(BaseMetric):
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_branch_leaves_the_training_it_comes_from_alone(copied, fast, tmp_path, monkeypatch):
     """Its checkpoint holds paths of the other's best one, which mmengine would remove."""
-    monkeypatch.setattr(f"{__name__}.Score", BetterAndBetter)
+    monkeypatch.setitem(METRICS.module_dict, "Score", BetterAndBetter)
     with pytest.raises(CrashError):
         train(tmp_path / "a", *LOOPS["endless"], CrashHook(iteration=11))
     before = names(tmp_path / "a")
@@ -378,7 +389,7 @@ def test_a_branch_leaves_the_training_it_comes_from_alone(copied, fast, tmp_path
         shutil.copytree(tmp_path / "a", tmp_path / "b")
         train(tmp_path / "b", *LOOPS["endless"])
     else:
-        train(tmp_path / "b", *LOOPS["endless"], resume=str(tmp_path / "a/iter_9.pth"))
+        train(tmp_path / "b", *LOOPS["endless"], start=str(tmp_path / "a/iter_9.pth"))
     assert names(tmp_path / "a") == before
     best = {"best_score_iter_9.pth"} if copied else set()  # a copy's are not known for its own
     assert {n for n in names(tmp_path / "b") if "best" in n} == best | {"best_score_iter_16.pth"}
@@ -390,9 +401,9 @@ def test_a_copy_goes_on_from_its_own_checkpoint(fast, tmp_path):
         train(tmp_path / "a", *LOOPS["endless"], CrashHook(iteration=11))
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     with pytest.raises(CrashError):
-        train(tmp_path / "a", *LOOPS["endless"], CrashHook(iteration=11), resume=None, seed=5)
+        train(tmp_path / "a", *LOOPS["endless"], CrashHook(iteration=11), start=None, seed=5)
     went_on = train(tmp_path / "b", *LOOPS["endless"])
-    assert went_on._load_from == str(tmp_path / "b/iter_9.pth")
+    assert went_on.train_loop.start.path == str(tmp_path / "b/iter_9.pth")
     assert went_on.seed == 0
 
 
@@ -417,8 +428,9 @@ def test_weights_beside_a_training_are_not_gone_on_from(fast, tmp_path):
     best = next(path for path in tmp_path.glob("best*.pth") if "-" not in path.name)
     for path in (best, published):
         with pytest.raises(UserError, match=rf"{path} holds no state of a training"):
-            train(tmp_path, *LOOPS["endless"], resume=str(path))
-    assert train(tmp_path, *LOOPS["endless"])._load_from == str(tmp_path / "iter_16.pth")
+            train(tmp_path, *LOOPS["endless"], start=str(path))
+    went_on = train(tmp_path, *LOOPS["endless"])
+    assert went_on.train_loop.start.path == str(tmp_path / "iter_16.pth")
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
@@ -432,7 +444,7 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
         replace(part, name)
 
     monkeypatch.setattr(os, "replace", look)
-    _resume.write_whole(path, b"new")
+    files.write_whole(path, b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -457,7 +469,7 @@ def test_killed_trainings_go_on_bit_for_bit(guarded, tmp_path, monkeypatch):
         saved = killed.work_dir.glob("[ei]*.pth")
         newest = max(saved, key=lambda path: path.stat().st_mtime)
         cut(newest)
-        (killed.work_dir / _resume.NOTE).unlink()
+        (killed.work_dir / resume.NOTE).unlink()
         assert killed.finish() == 0, killed.log.read_text()[-2000:]
         assert f"{newest} cannot be read" in killed.log.read_text()
         assert chaos.difference(whole.result(), killed.result()) is None

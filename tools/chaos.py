@@ -1,13 +1,15 @@
 #!/usr/bin/env python
 """Kill trainings at random moments, go on each time, and show that nothing is lost.
 
-    python tools/chaos.py [--kills 200] [--seed 0]
+    python tools/chaos.py [--kills 200] [--seed 0] [--ways hire-mlp]
+    python tools/chaos.py --kills 60 --ways host plain
 
 Small detectors, segmentors and a classifier train on shapes, by epochs and by iterations, with data
 loaded in the training's process and in others. Each training first runs undisturbed. Then it is
 killed (SIGKILL) and told to `--resume` until it has come to its end, half of the times at any
-moment and half of the times while it writes a checkpoint; then the next training's turn comes.
-Checked are:
+moment and half of the times while it writes a checkpoint; then the next training's turn comes. Its
+lives are those of a way to train, and the ways take turns, too: `hire-mlp train`, the `tools/train.py`
+of the config's host, or a script with `Runner.from_cfg(harden(cfg))`. Checked are:
 
 - after every kill, that every checkpoint is whole, down to its checksums;
 - that no life goes on from more than one checkpoint's interval before the last kill;
@@ -23,6 +25,7 @@ import multiprocessing
 import os
 import random
 import re
+import runpy
 import shutil
 import signal
 import struct
@@ -39,13 +42,18 @@ from typing import Any
 from unittest import mock
 
 import torch
-from _common import UserError, run
-from _loading import guard_loading
-from _resume import check_undamaged, read_start
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from shapes import write_shapes
+
+from hire_mlp_mm import cli
+from hire_mlp_mm.engine import harden
+from hire_mlp_mm.engine.checkpoints import read_as_data
+from hire_mlp_mm.engine.config import find_config
+from hire_mlp_mm.engine.resume import check_undamaged, read_start
+from hire_mlp_mm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERVAL = 3  # iterations from checkpoint to checkpoint
@@ -54,7 +62,8 @@ LIFE = 900  # seconds that one may take
 
 # Imported once, by the process that every life is forked from: this takes longer than a life.
 PRELOAD = [
-    *("train", "chaos", "pycocotools.coco"),
+    *("chaos", "hire_mlp_mm.mmcv_ops", "pycocotools.coco"),
+    *("hire_mlp_mm.cli.train", "hire_mlp_mm.engine.hooks", "hire_mlp_mm.engine.data"),
     *(f"{host}.{part}" for host in ("mmdet", "mmseg") for part in ("models", "datasets", "engine")),
     *(f"{host}.{part}" for host in ("mmdet", "mmseg") for part in ("evaluation", "visualization")),
     *(f"mmpretrain.{part}" for part in ("models", "datasets", "engine", "evaluation")),
@@ -144,6 +153,7 @@ default_hooks = dict(
 log_processor = dict(by_epoch=True)
 """
 CLASSIFIER = f"""
+runner_type = "hire_mlp_mm.Runner"
 custom_imports = dict(imports=["hire_mlp_mm", "hire_mlp_mm.mmcv_ops", "chaos"])
 default_scope = "mmpretrain"
 dims = (8, 12, 16, 20)
@@ -220,16 +230,36 @@ def progress(work_dir: Path) -> tuple[int, int]:
     return struct.unpack("qq", data.ljust(16, b"\0"))
 
 
-def train(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
-    """`tools/train.py` in this process, which is a fresh one."""
-    import train
+def train_by_command(config: str, work_dir: str, options: list[str]) -> None:
+    """Train as `hire-mlp train` does."""
+    cli.main(["train", config, "--work-dir", work_dir, "--resume", *options])
 
+
+def train_by_host(config: str, work_dir: str, options: list[str]) -> None:
+    """Train as the host's own tools/train.py does."""
+    host = Config.fromfile(config).default_scope
+    tool = find_config(f"{host}::_base_/default_runtime.py").parents[2] / "tools/train.py"
+    sys.argv = [str(tool), config, "--work-dir", work_dir, "--resume", *options]
+    runpy.run_path(str(tool), run_name="__main__")
+
+
+def train_by_script(config: str, work_dir: str, options: list[str]) -> None:
+    """Train as a few lines of anybody's do."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(dict(work_dir=work_dir, resume=True))
+    Runner.from_cfg(harden(cfg)).train()
+
+
+WAYS = {"hire-mlp": train_by_command, "host": train_by_host, "plain": train_by_script}
+
+
+def train(way: str, arguments: tuple[Any, ...], log: Path, environment: dict[str, str]) -> None:
+    """Train in this process, which is a fresh one."""
     settle(environment)
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.argv = ["train.py", *arguments]
-    run(train.main)
+    WAYS[way](*arguments)
 
 
 def preloaded() -> ForkServerContext:
@@ -257,12 +287,15 @@ class Training:
 
     config: Path
     work_dir: Path
+    way: str = "hire-mlp"
 
     def start(self, *options: str) -> BaseProcess:
         """Start a life, which goes on from what is in the work dir."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        arguments = [str(self.config), "--work-dir", str(self.work_dir), "--resume", *options]
-        life = preloaded().Process(target=train, args=(arguments, self.log, dict(os.environ)))
+        arguments = (str(self.config), str(self.work_dir), list(options))
+        life = preloaded().Process(
+            target=train, args=(self.way, arguments, self.log, dict(os.environ))
+        )
         life.start()
         return life
 
@@ -285,7 +318,7 @@ class Training:
 
     def result(self) -> dict[str, Any]:
         """What is compared: the last checkpoint, the best one's name and its weights."""
-        guard_loading()
+        read_as_data()
         paths = self.checkpoints()
         best = [path for path in paths if path.name.startswith("best")]
         last = max(set(paths) - set(best), key=lambda path: int(path.stem.split("_")[-1]))
@@ -440,6 +473,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Kill trainings, and show that nothing is lost.")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="chooses the moments")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=["hire-mlp"])
     return parser.parse_args()
 
 
@@ -447,11 +481,12 @@ def main() -> None:
     args = parse_args()
     rng = random.Random(args.seed)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    print(f"seed {args.seed}, {args.kills} kills, in {folder}", flush=True)
+    print(f"seed {args.seed}, {args.kills} kills, by {' and '.join(args.ways)}, in {folder}", flush=True)
     write_shapes(folder / "shapes", train=2 * INTERVAL, val=2)
     os.environ["SHAPES_ROOT"] = f"{folder}/shapes/"
     count: Counter = Counter()
     undisturbed: dict[str, tuple[dict, float]] = {}
+    ways = itertools.cycle(args.ways)
     for name in itertools.cycle(TRAININGS):
         config = write_config(name, folder)
         if name not in undisturbed:
@@ -463,9 +498,9 @@ def main() -> None:
                 raise LostError(f"{name}: cannot be trained, see {training.log}")
             undisturbed[name] = training.result(), time.monotonic() - start
             print(f"{name}: {undisturbed[name][1]:.1f} s undisturbed", flush=True)
-        training = Training(config, folder / config.stem)
+        training = Training(config, folder / config.stem, next(ways))
         kill_until_done(training, *undisturbed[name], rng, count, args.kills)
-        print(f"{count['kills']} kills; {name}: equal", flush=True)
+        print(f"{count['kills']} kills; {name}, by {training.way}: equal", flush=True)
         shutil.rmtree(training.work_dir)
         if count["kills"] >= args.kills and len(undisturbed) == len(TRAININGS):
             break

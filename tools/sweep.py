@@ -1,4 +1,4 @@
-"""Try tools/swap_backbone.py on the configs that MMDetection, MMSegmentation and MMPretrain ship.
+"""Try `hire-mlp swap` on the configs that MMDetection, MMSegmentation and MMPretrain ship.
 
     python tools/sweep.py --out docs/compatibility.md
 
@@ -19,7 +19,6 @@ import multiprocessing
 import platform
 import re
 import signal
-import sys
 import textwrap
 import warnings
 from collections import Counter, defaultdict
@@ -30,13 +29,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import UserError, describe, read_config, run
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, DefaultScope
-from swap_backbone import as_list, find_config, find_network, swap_backbone
 
 from hire_mlp_mm import mmcv_ops
+from hire_mlp_mm.configure import swap_backbone
+from hire_mlp_mm.configure.changes import as_list
+from hire_mlp_mm.configure.swap import find_network
+from hire_mlp_mm.engine.config import find_config, read_config
+from hire_mlp_mm.errors import UserError, describe
 
 PACKAGES = {"mmdet": "MMDetection", "mmseg": "MMSegmentation", "mmpretrain": "MMPretrain"}
 OPTIONAL = ("lap", "motmetrics", "scikit-image", "scikit-learn", "timm")  # some models need them
@@ -47,7 +49,7 @@ SMALL = ("r18", "r50", "tiny", "nano", "small", "_s_", "-s_", "-t_", "b0", "base
 WORKS, IN_PART, REFUSED, FAILED = "works", "in part", "refused", "failed"
 NOT_BUILT = "does not build"
 METHOD = (
-    "Each config is taken as the host ships it, HireMLP-Tiny put in by `tools/swap_backbone.py`, "
+    "Each config is taken as the host ships it, HireMLP-Tiny put in by `hire-mlp swap`, "
     "and one training step done on two made-up images: `works` means that the loss and all "
     "gradients of the backbone are finite. What does not work in the first environment was tried "
     "in the next one. A family is a folder of configs; of each kind of model in it one config is "
@@ -204,10 +206,9 @@ def verdict(name: str) -> tuple[str, str]:
     torch.manual_seed(0)
     np.random.seed(0)
     try:
-        cfg = read_config(str(find_config(name)))
+        cfg = read_config(name)
     except UserError:  # feature extractors, of which there is nothing to train
         return NOT_BUILT, "no model or no default_scope"
-    original = copy.deepcopy(cfg)
     try:
         with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device("meta"):
             MODELS.build(without_weights(cfg.model))
@@ -218,15 +219,15 @@ def verdict(name: str) -> tuple[str, str]:
         except Exception as error:
             return NOT_BUILT, describe(error)
     try:
-        swap_backbone(cfg, "tiny", "none")
+        swapped = swap_backbone(cfg, "tiny", "none")
     except UserError as error:
         return REFUSED, str(error)
     try:
-        train_a_step(cfg)
+        train_a_step(swapped)
     except Exception as error:
         reason = describe(error)
         try:
-            train_a_step(original)
+            train_a_step(cfg)
         except Exception as own:
             reason += f" (with its own backbone: {describe(own)})"
         return FAILED, reason
@@ -455,4 +456,4 @@ def summary(name: str, counts: Counter[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    main()

@@ -1,7 +1,11 @@
-"""What every recipe shares: the backbone's registration, logging, checkpoints, environment."""
+"""What every recipe shares: the backbone's registration, its runner, logging, environment."""
 
 # The second import lets detectors run on mmcv-lite; with compiled mmcv it does nothing.
 custom_imports = dict(imports=["hire_mlp_mm", "hire_mlp_mm.mmcv_ops"], allow_failed_imports=False)
+
+# mmengine's, with every guarantee of docs/reliability.md: MMDetection's, MMSegmentation's and
+# MMPretrain's own tools build the runner that stands here.
+runner_type = "hire_mlp_mm.Runner"
 
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -1,28 +1,30 @@
-"""The reference's forward, step by step as its code takes them, with a HireMLPNet's own weights.
+"""Run a HireMLPNet's weights by the reference's forward, step by step as its code takes them.
 
 It is the baseline of speed and memory, and of the equality tests. It copies and permutes where the
 reference does: a clone for each region branch, a roll, a circular pad, regions into channels, 1x1
-convolutions, and all the way back. It needs torch only, so a benchmark can import it.
+convolutions, and all the way back. It needs torch only.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hire_mlp_mm.hire_mlp import HEIGHT, WIDTH, Block, HireMLPNet, HireModule, Mlp, RegionBranch
+from ..hire_mlp import HEIGHT, WIDTH, Block, HireMLPNet, HireModule, Mlp, RegionBranch
 
 AXES = {HEIGHT: 2, WIDTH: 3}  # here maps are (B, C, H, W)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 1x1 convolution; `weight` may be ours, whose kernel is the region: a view."""
+    """Apply a 1x1 convolution; `weight` may be ours, whose kernel is the region: a view."""
     return F.conv2d(x, weight.reshape(weight.shape[0], -1, 1, 1), bias)
 
 
 def to_regions(x: Tensor, axis: int, p: int) -> Tensor:
-    """Tokens of a region into channels: (B, C, H, W) to (B, C * p, H / p, W), or along W."""
+    """Move tokens of a region into channels: (B, C, H, W) to (B, C * p, H / p, W), or along W."""
     B, C, H, W = x.shape
     if axis == 2:
         x = x.reshape(B, C, H // p, p, W).permute(0, 1, 3, 2, 4)
@@ -31,7 +33,7 @@ def to_regions(x: Tensor, axis: int, p: int) -> Tensor:
 
 
 def from_regions(x: Tensor, axis: int, p: int) -> Tensor:
-    """The inverse of `to_regions`."""
+    """Undo `to_regions`."""
     B, Cp, H, W = x.shape
     x = x.reshape(B, Cp // p, p, H, W)
     if axis == 2:
@@ -40,11 +42,13 @@ def from_regions(x: Tensor, axis: int, p: int) -> Tensor:
 
 
 def constant_pad(x: Tensor, axis: int, front: int, back: int, mode: str) -> Tensor:
+    """Pad an axis, with zeros or by `mode` of torch."""
     sides = (0, 0, front, back) if axis == 2 else (front, back, 0, 0)
     return F.pad(x, sides, mode="constant" if mode == "zero" else mode)
 
 
 def region_branch(x: Tensor, branch: RegionBranch) -> Tensor:
+    """Mix the tokens of each region along an axis."""
     axis, p, shift = AXES[branch.axis], branch.region_size, branch.shift
     size = x.shape[axis]
     x = x.clone()
@@ -63,6 +67,7 @@ def region_branch(x: Tensor, branch: RegionBranch) -> Tensor:
 
 
 def hire_module(x: Tensor, mixer: HireModule) -> Tensor:
+    """Add up the three branches, weighed by the gate."""
     B, C = x.shape[:2]
     height = region_branch(x, mixer.height)
     width = region_branch(x, mixer.width)
@@ -73,10 +78,12 @@ def hire_module(x: Tensor, mixer: HireModule) -> Tensor:
 
 
 def mlp(x: Tensor, layers: Mlp) -> Tensor:
+    """Mix channels."""
     return layers.fc2(F.gelu(layers.fc1(x)))
 
 
 def block(x: Tensor, block: Block) -> Tensor:
+    """Mix tokens, then channels, each beside a shortcut."""
     x = x + block.drop_path(hire_module(block.norm1(x), block.token_mixer))
     return x + block.drop_path(mlp(block.norm2(x), block.mlp))
 
@@ -92,13 +99,14 @@ class ReferenceNet(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """As `HireMLPNet.forward`."""
-        x = self.net.stem(x)
+        """Give the maps of `HireMLPNet.forward`."""
+        net: Any = self.net
+        x = net.stem(x)
         outputs = []
-        for i, stage in enumerate(self.net.stages):
+        for i, stage in enumerate(net.stages):
             x = stage.downsample(x)
             for one in stage.blocks:
                 x = block(x, one)
-            if i in self.net.out_indices:
-                outputs.append(getattr(self.net, f"norm{i}")(x))
+            if i in net.out_indices:
+                outputs.append(getattr(net, f"norm{i}")(x))
         return tuple(outputs)

@@ -1,0 +1,104 @@
+"""Measure some work: its time, its memory, the operations that take the time."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
+from torch.profiler import ProfilerActivity, profile
+
+# Parts of the names of operations. What several lines have belongs to the first.
+KINDS = {
+    "gradients of convolutions": ("convolution_backward", "mm_backward"),
+    "convolutions, matrix products": ("_convolution", "aten::addmm", "aten::mm", "aten::bmm"),
+    "norms, their gradients": ("batch_norm", "layer_norm"),
+    "GELU, ReLU, their gradients": ("gelu", "aten::relu", "threshold_backward"),
+    "copies": ("aten::copy_", "aten::cat", "aten::fill_"),
+    "sums and products": ("aten::add", "aten::mul", "aten::sum", "aten::div", "aten::mean"),
+    "all else": ("",),
+}
+PROFILED = 5  # runs
+# Writing 5 here makes Linux forget the process's highest memory.
+RESET = Path("/proc/self/clear_refs")
+
+
+def timed(work: Callable[[], object], where: Tensor) -> float:
+    """Tell how many milliseconds of wall time some work takes."""
+    wait_for(where)
+    start = time.perf_counter()
+    work()
+    wait_for(where)
+    return (time.perf_counter() - start) * 1e3
+
+
+def profiled(work: Callable[[], object], where: Tensor) -> dict[str, float]:
+    """Tell how many milliseconds each of `KINDS` takes in a run."""
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * where.is_cuda
+    with profile(activities=activities, acc_events=True) as profiler:
+        for _ in range(PROFILED):
+            work()
+        wait_for(where)
+    kinds = dict.fromkeys(KINDS, 0.0)
+    for one in profiler.key_averages():
+        if one.device_type != DeviceType.CPU:  # a kernel, whose time its operation has, too
+            continue
+        kind = next(k for k, parts in KINDS.items() if any(part in one.key for part in parts))
+        time = one.self_device_time_total if where.is_cuda else one.self_cpu_time_total
+        kinds[kind] += time / 1e3 / PROFILED
+    return kinds
+
+
+def wait_for(where: Tensor) -> None:
+    """Let a GPU finish what it was given."""
+    if where.is_cuda:
+        torch.cuda.synchronize(where.device)
+
+
+def kept_bytes(model: nn.Module, image: Tensor) -> int:
+    """Count the bytes that a forward pass keeps for the backward one, but parameters and image."""
+    known = {x.untyped_storage().data_ptr() for x in (*model.parameters(), image)}
+    kept: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        outputs = model(image)  # alive until counted, or their storages would be counted again
+    del outputs
+    return sum(kept.values())
+
+
+def peak_bytes(work: Callable[[], None], where: Tensor) -> int:
+    """Count the bytes at the highest point of some work, beyond what was taken before.
+
+    On a GPU what torch asked for; on a CPU what the process holds, which Linux alone tells: 0
+    elsewhere. An allocator keeps what is freed there, so that the first run tells most.
+    """
+    if where.is_cuda:
+        torch.cuda.reset_peak_memory_stats(where.device)
+        before = torch.cuda.memory_allocated(where.device)
+        work()
+        return torch.cuda.max_memory_allocated(where.device) - before
+    if not RESET.exists():
+        return 0
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:  # glibc's: hand back what is free, or it would hide what is taken now
+        trim(0)
+    RESET.write_text("5")
+    before = resident_peak()
+    work()
+    return resident_peak() - before
+
+
+def resident_peak() -> int:
+    """Count the most bytes that this process held since `RESET`."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024

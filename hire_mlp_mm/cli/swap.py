@@ -1,0 +1,51 @@
+"""Put HireMLP into an existing config of MMDetection, MMSegmentation or MMPretrain.
+
+    hire-mlp swap mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --arch small
+
+What reads the backbone (neck, heads) gets the new channels; the weights, the image normalisation
+and what belongs to the old backbone alone follow; everything else stays. The written config says
+in its first lines what was changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import UserError
+
+HELP = "put HireMLP into a config of MMDetection, MMSegmentation or MMPretrain"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Name the options."""
+    from ..hire_mlp import ARCHS
+
+    parser.add_argument("config", help="a file, or PACKAGE::FILE such as mmdet::detr/NAME.py")
+    parser.add_argument("--arch", choices=list(ARCHS), default="small", help="(default: small)")
+    parser.add_argument("--out", help="file to write (default: NAME_hire_ARCH.py, here)")
+    parser.add_argument(
+        "--weights",
+        help="ImageNet weights: a file, a URL, hire-mlp://NAME, or 'none' (default: the "
+        "published ones of the arch)",
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the new config, and say what was changed."""
+    from ..configure import make_swap
+    from ..engine.config import check_file, find_config, read_config
+
+    path = find_config(args.config)
+    if args.weights not in (None, "none"):
+        check_file(args.weights, "weight file")
+    out = Path(args.out or f"{path.stem}_hire_{args.arch}.py")
+    if out.exists():
+        raise UserError(f"{out} exists; name another file with --out")
+    if out.suffix != ".py" or not out.parent.is_dir():
+        raise UserError(f"--out {out}: expected a .py file in a folder that exists")
+    swap = make_swap(read_config(args.config), args.arch, args.weights)
+    out.write_text(swap.text(args.config), encoding="utf-8")
+    print("Changed:", *swap.changes, sep="\n    ")
+    print("Kept: all else. For you to decide:", *swap.advice(), sep="\n    ")
+    print(f"{out}: {args.config} with HireMLP {args.arch}; train it with hire-mlp train {out}")

@@ -1,0 +1,58 @@
+"""Evaluate a checkpoint: box and mask AP, mIoU, or accuracy, as the config's evaluator says.
+
+hire-mlp test cascade_mask_rcnn_hire_s_coco CHECKPOINT
+hire-mlp test upernet_hire_s_ade20k CHECKPOINT --tta     # multi-scale mIoU
+hire-mlp test CONFIG CHECKPOINT --fuse    # same figures, faster: BatchNorm folded
+hire-mlp test CONFIG CHECKPOINT --fuse --backbone-dtype bfloat16
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import add_run_options, load
+
+HELP = "evaluate a checkpoint: AP, mIoU or accuracy"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Name the options."""
+    add_run_options(parser)
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument(
+        "--out",
+        metavar="FILE.pkl",
+        help="write the predictions to a new file; a segmentor's are large, for its logits are "
+        "among them",
+    )
+    parser.add_argument("--show-dir", metavar="DIR", help="draw the predictions into a folder")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
+    parser.add_argument("--fuse", action="store_true", help="test the exact inference form")
+    parser.add_argument(
+        "--backbone-dtype",
+        choices=["bfloat16", "float16"],
+        help="type that the backbone computes in",
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Test as the config and the options say."""
+    from ..engine import options, run
+    from ..engine.config import check_file
+
+    cfg = load(args)
+    check_file(args.checkpoint, "checkpoint")
+    if args.out:
+        options.dump_predictions(cfg, args.out)
+    if args.show_dir:
+        options.draw_predictions(cfg, args.show_dir)
+    if args.tta:
+        options.augment_tests(cfg)
+    options.run_backbone(
+        cfg,
+        fuse=args.fuse,
+        dtype=args.backbone_dtype,
+        channels_last=args.channels_last,
+        compiled=args.compile_backbone,
+    )
+    run.test(cfg, args.checkpoint)

@@ -1,0 +1,211 @@
+"""Put HireMLP into a config of a detector, segmentor or classifier.
+
+What the old backbone and its neck give is measured, by running them once on a random image, not
+looked up by name. So is what takes their place. What reads them (neck, heads) gets the new
+channels; the weights, the image normalisation and what belongs to the old backbone alone follow;
+everything else stays.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
+
+from .. import weights
+from ..hire_mlp import ARCHS
+from .changes import Swap, SwapError, as_list, brief, is_list
+from .measure import Flow, Map, check, measure_old
+from .readers import STRIDES, rewire
+from .remains import STD, drop_remains, normalise
+
+# Of the authors' segmentation backbones; they gave none for detection.
+DROP_PATH = {"tiny": 0.1, "small": 0.1, "base": 0.2, "large": 0.3}
+FPN_CHANNELS = 256
+
+
+def swap_backbone(cfg: Config, arch: str, checkpoint: str | None = None) -> Config:
+    """Make a config whose backbone is HireMLP; the given config stays as it is.
+
+    Args:
+        cfg: a config of a detector, segmentor or classifier, or of a tracker or semi-supervised
+            model around a detector.
+        arch: `tiny`, `small`, `base`, `large`.
+        checkpoint: as `init_cfg` takes it, `none` for no weights, None for the published ones.
+
+    Raises:
+        SwapError: the model has no backbone that HireMLP can replace; says why.
+        UserError: no weights are published for this arch.
+    """
+    return make_swap(cfg, arch, checkpoint).cfg
+
+
+def make_swap(cfg: Config, arch: str, checkpoint: str | None = None) -> Swap:
+    """Do as `swap_backbone` does, and list the changes.
+
+    Returns:
+        The new config as `.cfg`, a line for each change as `.changes`, and `.text(source)`, the
+        text of a config file that says them in its first lines.
+    """
+    cfg = copy.deepcopy(cfg)
+    network, path = find_network(cfg.model)
+    if network.backbone.get("type", "").rpartition(".")[2] == "HireMLP":
+        raise SwapError(f"{path}backbone is HireMLP already; set its arch by hand")
+    swap = Swap(cfg, arch, network, path, original=copy.deepcopy(network))
+    refuse_tied(network)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        old = measure_old(swap)
+        replace_backbone(swap, old, checkpoint)
+        if swap.is_classifier and not (network.get("neck") and old.backbone[-1].stride):
+            replace_pooling(swap, old)
+        elif old.neck and makes_pyramid(old):
+            swap.set(network, path, "neck", None)
+            old = Flow(old.size, old.neck, None)
+        elif not fits_by_stage(old.backbone) and not swap.is_classifier:
+            add_fpn(swap)
+        rewire(swap, old)
+        normalise(swap)
+        drop_remains(swap)
+        check(swap, old.size)
+    return swap
+
+
+def find_network(model: ConfigDict) -> tuple[ConfigDict, str]:
+    """Find the part of a model that has the backbone, and its path in the config."""
+    for owner, path in ((model, "model."), (model.get("detector"), "model.detector.")):
+        if isinstance(owner, dict) and isinstance(owner.get("backbone"), dict):
+            return owner, path
+    parts = [key for key, value in model.items() if isinstance(value, (dict, list))]
+    raise SwapError(f"{model.get('type')} has no `backbone` to replace; it has {', '.join(parts)}")
+
+
+def refuse_tied(network: ConfigDict) -> None:
+    """Raise SwapError where another part of the network continues the old backbone."""
+    shared = (network.get("roi_head") or {}).get("shared_head")
+    if shared:
+        raise SwapError(f"roi_head.shared_head ({shared.type}) is the old backbone's last stage")
+    for neck in as_list(network.get("neck")):
+        for key in neck:
+            if key.endswith("backbone"):
+                raise SwapError(f"neck {neck.type} runs the old backbone again ({key})")
+
+
+def fits_by_stage(maps: Sequence[Map]) -> bool:
+    """Tell whether each output has a stage that stands for it: the last, by depth or stride.
+
+    A backbone with a decoder of its own (U-Net, BiSeNet) gives other sequences of strides.
+    """
+    strides = [m.stride or STRIDES[-1] for m in maps]
+    if len(maps) > len(STRIDES) or strides != sorted(strides) or strides[-1] < 8:
+        return False
+    return len(set(strides)) < len(strides) or set(strides) <= set(STRIDES)
+
+
+def choose_stages(maps: Sequence[Map], detector: bool) -> list[int]:
+    """Choose the stage that stands for each output of the old backbone, ascending.
+
+    Where the old strides are HireMLP's, it is the stage of the same stride. Dilated and
+    single-stride backbones have the same stride more than once: there it is the depth, counted
+    from the end. A single map is the deepest, but for a detector, whose heads count on the stride.
+    """
+    strides = [m.stride for m in maps]
+    by_stride = set(strides) <= set(STRIDES) and len(set(strides)) == len(strides)
+    if by_stride and (detector or len(strides) > 1):
+        return [STRIDES.index(s) for s in strides if s]
+    return list(range(len(STRIDES)))[-len(maps) :]
+
+
+def stages_for(swap: Swap, old: Flow) -> list[int]:
+    """List the stages whose maps take the place of the old backbone's."""
+    if swap.is_classifier and not is_list(swap.first_neck.get("in_channels")):
+        return [len(STRIDES) - 1]
+    if fits_by_stage(old.backbone):
+        return choose_stages(old.backbone, detector=swap.cfg.default_scope == "mmdet")
+    return list(range(len(STRIDES)))
+
+
+def replace_backbone(swap: Swap, old: Flow, checkpoint: str | None) -> None:
+    """Put HireMLP's config in the place of the backbone's."""
+    network = swap.network
+    if not old.backbone[-1].stride and not swap.is_classifier:
+        raise SwapError(f"{network.type} reads vectors, not feature maps")
+    stages = stages_for(swap, old)
+    strides = [m.stride for m in old.backbone]
+    by_stride = strides == [STRIDES[i] for i in stages]
+    if swap.cfg.default_scope == "mmdet" and not by_stride:
+        raise SwapError(
+            f"backbone {network.backbone.type} gives strides {strides}, on which the detector's "
+            f"heads are built; HireMLP gives {list(STRIDES)}"
+        )
+    backbone = ConfigDict(type="HireMLP", arch=swap.arch)
+    if stages != [0, 1, 2, 3]:
+        backbone.out_indices = tuple(stages)
+    if image_channels(swap) != 3:
+        backbone.in_channels = image_channels(swap)
+    backbone.drop_path_rate = DROP_PATH[swap.arch]
+    backbone.init_cfg = initial_weights(swap.arch, checkpoint)
+    swap.set(network, swap.path, "backbone", backbone)
+    given = {key: value for key, value in backbone.items() if key != "type"}
+    swap.changes += [f"    {key}: {brief(value)}" for key, value in given.items()]
+    if not by_stride and not swap.is_classifier:
+        new = [STRIDES[i] for i in stages]
+        swap.changes.append(f"    strides of the feature maps: {strides} -> {new}")
+
+
+def image_channels(swap: Swap) -> int:
+    """Count the channels of images: three, unless backbone or normalisation says otherwise."""
+    network = swap.network
+    preprocessor = network.get("data_preprocessor") or swap.cfg.get("data_preprocessor") or {}
+    return network.backbone.get("in_channels") or len(preprocessor.get("mean") or STD)
+
+
+def initial_weights(arch: str, checkpoint: str | None) -> ConfigDict | None:
+    """Make `init_cfg` of the new backbone.
+
+    Raises:
+        SwapError: no weights are published for this arch.
+    """
+    if checkpoint == "none":
+        return None
+    if checkpoint is None and arch not in weights.WEIGHTS:
+        raise SwapError(f"no weights of {arch} are published; give --weights FILE or none")
+    return ConfigDict(type="Pretrained", checkpoint=checkpoint or f"hire-mlp://{arch}")
+
+
+def makes_pyramid(old: Flow) -> bool:
+    """Tell whether the neck only makes a pyramid of maps of one stride, as plain ViTs need it."""
+    strides = {m.stride for m in old.backbone}
+    made = tuple(m.stride for m in old.neck or ())
+    return len(old.backbone) > 1 and len(strides) == 1 and made == STRIDES
+
+
+def add_fpn(swap: Swap) -> None:
+    """Give a network whose backbone had a decoder of its own an FPN as decoder."""
+    if swap.network.get("neck"):
+        raise SwapError(f"neck {swap.network.neck.type} continues the decoder of the old backbone")
+    dims = list(ARCHS[swap.arch].dims)
+    neck = ConfigDict(type="FPN", in_channels=dims, out_channels=FPN_CHANNELS, num_outs=len(dims))
+    swap.set(swap.network, swap.path, "neck", neck)
+
+
+def replace_pooling(swap: Swap, old: Flow) -> None:
+    """Where the old backbone pooled its map itself, let a neck do it and a linear head read it."""
+    network, path = swap.network, swap.path
+    head = network.get("head")
+    if not head:
+        raise SwapError("the classifier has no head")
+    swap.set(network, path, "neck", ConfigDict(type="GlobalAveragePooling"))
+    if not str(head.type).endswith("LinearClsHead"):
+        owners = (head, old_backbone := swap.original.backbone)
+        named = [owner.num_classes for owner in owners if owner.get("num_classes")]
+        if not named and not old.backbone[-1].channels:
+            raise SwapError(f"neither head {head.type} nor {old_backbone.type} says num_classes")
+        linear = ConfigDict(
+            type="LinearClsHead", num_classes=[*named, old.backbone[-1].channels][0]
+        )
+        linear.update({key: head[key] for key in ("loss", "topk") if key in head})
+        head = linear
+        swap.set(network, path, "head", head)
+    swap.set(head, f"{path}head.", "in_channels", ARCHS[swap.arch].dims[-1])

@@ -1,0 +1,117 @@
+"""Write a weight file of the reference code as one for OpenMMLab. Only torch is imported here.
+
+The backbone loads official files as they are; convert where another program reads the file, or to
+get a classifier with its head.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import torch
+
+from . import __version__
+from .checkpoint import CheckpointError, StateDict, layout, match_state_dict, read_backbone
+from .errors import UserError, first_line
+from .hire_mlp import ARCHS, HireMLPNet
+
+
+def convert(
+    source: str,
+    target: str,
+    classifier: bool = False,
+    ema: bool = False,
+    prefix: str = "",
+) -> int:
+    """Convert a weight file; the new file is whole or absent.
+
+    Args:
+        source: a path or a URL.
+        target: file to write; it must not exist.
+        classifier: write an mmpretrain ImageClassifier with its head, not the backbone alone.
+        ema: take the averaged weights of a file that has both.
+        prefix: of the backbone, where a file holds several.
+
+    Returns:
+        The number of tensors that were written.
+
+    Raises:
+        FileNotFoundError: no file at `source`.
+        CheckpointError: it cannot be read, or is not of Hire-MLP; the message names it.
+        UserError: `target` cannot be written.
+    """
+    if os.path.exists(target):
+        raise UserError(f"{target} exists already; name a new file")
+    if not os.path.isdir(os.path.dirname(target) or "."):
+        raise UserError(f"folder {os.path.dirname(target)} not found; make it first")
+    state_dict = read_backbone(source, prefix, ema)
+    check_complete(state_dict, source)
+    if classifier:
+        state_dict = as_classifier(state_dict, source)
+    else:
+        state_dict = {k: v for k, v in state_dict.items() if not k.startswith("head.")}
+    # Tensors of a file share storages at times; clones make the new file no larger than it needs.
+    state_dict = {key: value.clone() for key, value in state_dict.items()}
+    meta = dict(source=os.path.basename(source), hire_mlp_mm=__version__)
+    write_new(dict(meta=meta, state_dict=state_dict), target)
+    return len(state_dict)
+
+
+def as_classifier(state_dict: StateDict, source: str) -> StateDict:
+    """Rename for an mmpretrain ImageClassifier with a LinearClsHead.
+
+    Raises:
+        CheckpointError: the file holds no head.
+    """
+    heads = {key: value for key, value in state_dict.items() if key.startswith("head.")}
+    if not heads:
+        raise CheckpointError(f"{source} holds no classification head; leave out --classifier")
+    backbone = {f"backbone.{key}": v for key, v in state_dict.items() if key not in heads}
+    return backbone | {key.replace("head.", "head.fc."): v for key, v in heads.items()}
+
+
+def check_complete(state_dict: StateDict, source: str) -> None:
+    """Raise CheckpointError unless a network of a known arch has all its tensors."""
+    for arch in ARCHS.values():
+        if layout(state_dict) == list(zip(arch.depths, arch.dims, strict=True)):
+            with torch.device("meta"):
+                match_state_dict(state_dict, HireMLPNet(arch).state_dict(), source)
+
+
+def write_new(data: object, target: str) -> None:
+    """Save to a new file, which is whole or absent.
+
+    Raises:
+        UserError: it cannot be written, or somebody else has made it meanwhile.
+    """
+    part = f"{target}.{secrets.token_hex(4)}.part"
+    try:
+        with open(part, "xb") as file:
+            torch.save(data, file)
+        place(part, target)
+    except FileExistsError as error:
+        raise UserError(f"{target} exists already; name a new file") from error
+    except (OSError, RuntimeError) as error:
+        # What torch makes of a full disk says nothing of it.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(cause, "strerror", None) or first_line(cause)
+        raise UserError(f"cannot write {target}: {reason}") from error
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
+
+
+def place(part: str, target: str) -> None:
+    """Give a file its name, and let it not take the place of another.
+
+    Raises:
+        FileExistsError: there is another.
+    """
+    try:
+        os.link(part, target)  # a rename would replace the other
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        with open(target, "xb"):
+            os.replace(part, target)

@@ -1,0 +1,9 @@
+"""Whole models out of the house: ONNX and torch.export, checked.
+
+from hire_mlp_mm.deploy import export
+export(cfg, "upernet.onnx", checkpoint="iter_160000.pth")
+"""
+
+from .export import CheckError, Exported, export
+
+__all__ = ["CheckError", "Exported", "export"]

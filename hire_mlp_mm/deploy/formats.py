@@ -1,0 +1,130 @@
+"""Exported files: how they are written, opened, checked and timed."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError, describe
+from .tracing import LEAST
+
+CHECKED = ((1, 3, LEAST, LEAST), (3, 3, 75, 203), (2, 3, 224, 161))
+RUNS = 5  # timed, of each
+NEEDED = ("onnx", "onnxruntime", "onnxscript")
+
+Runner = Callable[[Tensor], Sequence[Tensor]]
+Say = Callable[[str], object]
+
+
+class CheckError(Exception):
+    """What was exported is not what it should be; the message is one line."""
+
+
+def check_packages() -> None:
+    """Raise UserError where a package that ONNX takes is missing."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{', '.join(missing)} not found: pip install {' '.join(NEEDED)}")
+
+
+def write_onnx(
+    program: torch.export.ExportedProgram, names: list[str], facts: dict[str, str], path: Path
+) -> None:
+    """Write a graph as ONNX, the weights inside."""
+    from onnxscript import opset18
+
+    def remainder(x, size):  # type: ignore[no-untyped-def]
+        """Compute `x % size` of whole numbers; onnxscript's own takes no size that is free."""
+        return opset18.Mod(x, opset18.CastLike(size, x))
+
+    exported = torch.onnx.export(
+        program,
+        input_names=["image"],
+        output_names=names,
+        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+        custom_translation_table={torch.ops.aten.remainder.Scalar: remainder},
+        dynamo=True,  # by way of torch.export; tracing once would keep sizes that stand in Python
+        verbose=False,
+    )
+    assert exported is not None
+    exported.model.metadata_props.update(facts)
+    exported.save(path)
+
+
+def open_file(path: Path) -> Runner:
+    """Open a file as a function from images to outputs, on PyTorch's number of threads."""
+    if path.suffix == ".pt2":
+        program = torch.export.load(path).module()
+        return lambda image: as_sequence(program(image))
+    import onnxruntime  # type: ignore[import-untyped]
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda image: [
+        torch.from_numpy(one) for one in session.run(None, {"image": image.numpy()})
+    ]
+
+
+def as_sequence(outputs: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return outputs as a sequence, one alone, too."""
+    return [outputs] if isinstance(outputs, Tensor) else outputs
+
+
+def check(runner: Runner, model: nn.Module, names: list[str], tolerance: float, say: Say) -> float:
+    """Compare a file's outputs with PyTorch's at several sizes, and say the differences.
+
+    Returns:
+        The largest difference over the largest value.
+
+    Raises:
+        CheckError: they differ, or it does not run.
+    """
+    torch.manual_seed(1)
+    largest = 0.0
+    for shape in CHECKED:
+        image = torch.randn(shape)
+        try:
+            found = runner(image)
+        except Exception as error:  # whatever the runtime raises
+            raise CheckError(f"it fails on images {shape}: {describe(error)}") from error
+        wanted = as_sequence(model(image))
+        differences = {
+            name: difference(one, other)
+            for name, one, other in zip(names, found, wanted, strict=True)
+        }
+        said = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+        say(f"largest relative difference to PyTorch, images {shape}: {said}")
+        worst = max(differences, key=lambda name: differences[name])
+        if not differences[worst] <= tolerance:
+            raise CheckError(
+                f"{worst} differs from PyTorch's by {differences[worst]:.1e} of its largest value "
+                f"on images {shape}; expected at most {tolerance:.1e}"
+            )
+        largest = max(largest, differences[worst])
+    return largest
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """Tell the largest difference over the largest value; infinite for another shape."""
+    if found.shape != wanted.shape:
+        return float("inf")
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def times(runners: Sequence[Runner], height: int, width: int) -> list[float]:
+    """Tell the median milliseconds of each for one image; they take turns."""
+    image = torch.randn(1, 3, height, width)
+    seconds: list[list[float]] = [[] for _ in runners]
+    for _ in range(RUNS + 1):  # the first is a warm-up
+        for runner, own in zip(runners, seconds, strict=True):
+            start = time.perf_counter()
+            runner(image)
+            own.append(time.perf_counter() - start)
+    return [1000 * statistics.median(own[1:]) for own in seconds]

@@ -1,0 +1,146 @@
+"""Config in, config out: every guarantee of a run, in any config of the three hosts."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+SCOPE = "hire_mlp_mm"
+SPLITS = ("train", "val", "test")
+LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop")
+# In the order in which those of one priority are called.
+HOOKS = (
+    "PlaceHook",
+    "LoadHook",
+    "ClassesHook",
+    "BatchHook",
+    "FiniteHook",
+    "OneModelHook",
+    "CatchUpHook",
+)
+
+
+def harden(cfg: Config | dict[str, Any]) -> Config:
+    """Put all guarantees of this package into a config.
+
+    With the result, anybody's `Runner.from_cfg(cfg).train()`
+
+    - goes on after a crash (`resume=True`) and ends, on a CPU, with the weights of a run that was
+      never ended, bit for bit; passes over damaged checkpoints; writes whole ones;
+    - stops before NaN reaches the weights;
+    - names the file of the data that is wrong;
+    - reads checkpoints as data, and compares them with the model.
+
+    docs/reliability.md says what holds where.
+
+    Args:
+        cfg: of MMDetection, MMSegmentation or MMPretrain, with its `default_scope`; it is left as
+            it is.
+
+    Returns:
+        A new config, which can be printed, dumped and hardened again without a change.
+
+    Example:
+        >>> Runner.from_cfg(harden(Config.fromfile("mine.py"))).train()
+    """
+    cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(cfg))
+    import_package(cfg)
+    for split in SPLITS:
+        loader = cfg.get(f"{split}_dataloader")
+        if isinstance(loader, dict):
+            harden_loader(loader, training=split == "train")
+        harden_evaluators(cfg.get(f"{split}_evaluator"))
+    if isinstance(cfg.get("train_cfg"), dict):
+        harden_loop(cfg.train_cfg)
+    harden_hooks(cfg)
+    return cfg
+
+
+def import_package(cfg: Config) -> None:
+    """Have the package imported by whoever reads the config."""
+    imports = cfg.get("custom_imports") or {}
+    names = imports.get("imports") or []
+    names = [names] if isinstance(names, str) else list(names)
+    if SCOPE not in names:
+        allowed = bool(imports.get("allow_failed_imports", False))
+        cfg.custom_imports = dict(imports=[*names, SCOPE], allow_failed_imports=allowed)
+
+
+def ours(part: dict[str, Any]) -> bool:
+    """Whether a part of a config is of this package."""
+    return str(part.get("type", "")).startswith(f"{SCOPE}.")
+
+
+def name_of(kind: Any) -> str:
+    """Return the name by which a class is found, where a config has the class itself."""
+    return kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def harden_loader(loader: ConfigDict, training: bool) -> None:
+    """Have a data loader's files checked, its workers end with it, and its batches know a place."""
+    dataset = loader.get("dataset")
+    if isinstance(dataset, dict):
+        harden_dataset(dataset)
+    then = loader.get("worker_init_fn")
+    if not (then and ours(then)):
+        start = dict(type=f"{SCOPE}.start_worker")
+        if then:
+            start["then"] = then
+        if loader.pop("disable_subprocess_warning", False):
+            start["quiet"] = True
+        loader.worker_init_fn = start
+    batches = loader.get("batch_sampler")
+    if training and isinstance(loader.get("sampler"), dict) and not (batches and ours(batches)):
+        loader.batch_sampler = dict(type=f"{SCOPE}.PlacedBatchSampler")
+        if batches:
+            loader.batch_sampler.batch_sampler = batches
+        elif loader.pop("drop_last", False):
+            loader.batch_sampler.drop_last = True
+
+
+def harden_dataset(dataset: ConfigDict) -> None:
+    """Have the data sets that read files guarded, within concatenated, repeated and mixed ones."""
+    inner = [dataset.get("dataset"), *(dataset.get("datasets") or ())]
+    inner = [one for one in inner if isinstance(one, dict)]
+    for one in inner:
+        harden_dataset(one)
+    if not inner and "type" in dataset and not ours(dataset):
+        dataset.type = f"{SCOPE}.{name_of(dataset.type)}"
+
+
+def harden_evaluators(evaluators: Any) -> None:
+    """Have the annotation files of metrics named where they cannot be read."""
+    for one in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        if isinstance(one, dict) and one.get("ann_file") and not ours(one):
+            one["type"] = f"{SCOPE}.{name_of(one['type'])}"
+
+
+def harden_loop(train_cfg: ConfigDict) -> None:
+    """Have a training begin its data where its checkpoint was."""
+    by_epoch = train_cfg.pop("by_epoch", None)
+    kind = train_cfg.get("type")
+    if kind is None:
+        kind = LOOPS[0] if by_epoch or by_epoch is None else LOOPS[1]
+    name = name_of(kind).rpartition(".")[2]
+    # Another loop (of a host, or the user's) goes its own way: its data begin anew.
+    train_cfg.type = f"{SCOPE}.{name}" if name in LOOPS else kind
+
+
+def harden_hooks(cfg: Config) -> None:
+    """Put this package's hooks into a config."""
+    default = cfg.setdefault("default_hooks", ConfigDict())
+    if default is None:
+        default = cfg.default_hooks = ConfigDict()
+    default.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
+    hooks = list(cfg.get("custom_hooks") or ())
+    for hook in [*default.values(), *hooks]:
+        if isinstance(hook, dict) and name_of(hook.get("type", "")).rpartition(".")[2] == (
+            "CheckpointHook"
+        ):
+            hook["type"] = f"{SCOPE}.CheckpointHook"
+    there = [hook.get("type") for hook in hooks if isinstance(hook, dict)]
+    names = [f"{SCOPE}.{name}" for name in HOOKS]
+    hooks += [ConfigDict(type=name) for name in names if name not in there]
+    cfg.custom_hooks = hooks

@@ -1,0 +1,115 @@
+"""All hooks of the engine: those that keep a training's place stand here.
+
+A config names them `hire_mlp_mm.NAME`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mmengine.dist import broadcast, get_rank
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop
+
+from ..registry import HOOKS
+from .backbones import BackboneHook
+from .batches import BatchHook, ClassesHook
+from .checkpoints import CheckpointHook, LoadHook
+from .finite import FiniteHook
+from .loops import validation_is_due
+from .randomness import STEP, VALIDATION, PlacedBatchSampler, seed_everything
+
+__all__ = [
+    "BackboneHook",
+    "BatchHook",
+    "CatchUpHook",
+    "CheckpointHook",
+    "ClassesHook",
+    "FiniteHook",
+    "LoadHook",
+    "OneModelHook",
+    "PlaceHook",
+]
+
+
+@HOOKS.register_module()
+class PlaceHook(Hook):
+    """Seed every step and validation, and write into checkpoints where in the data they stand."""
+
+    priority = "HIGHEST"  # before anything draws or saves
+
+    def __init__(self) -> None:
+        self.batches: PlacedBatchSampler | None = None  # of a loader that harden() prepared
+        self.done = 0  # batches of this epoch
+        self.validated = False
+
+    def before_train(self, runner: Any) -> None:
+        batches = runner.train_dataloader.batch_sampler
+        self.batches = batches if isinstance(batches, PlacedBatchSampler) else None
+
+    def before_train_epoch(self, runner: Any) -> None:
+        if self.batches and isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self.batches.epoch = runner.epoch
+            self.done = self.batches.skip
+
+    def before_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+        seed_everything(runner.seed, get_rank(), STEP, runner.iter)
+
+    def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+        self.done += 1
+        self.validated = False
+
+    def after_train_epoch(self, runner: Any) -> None:
+        self.done = 0
+
+    def before_val_epoch(self, runner: Any) -> None:
+        seed_everything(runner.seed, get_rank(), VALIDATION, runner.iter)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, Any] | None = None) -> None:
+        self.validated = True
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        meta = checkpoint["meta"]
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            meta["place"] = (meta["epoch"], self.done)
+        else:
+            meta["place"] = (0, meta["iter"])
+        meta["validated"] = self.validated
+        meta["saved"] = time.time()
+        if self.batches:
+            meta["order"] = self.batches.order
+
+
+@HOOKS.register_module()
+class OneModelHook(Hook):
+    """Have all processes validate the model that the first of them saves.
+
+    Without SyncBN each has running statistics of its own, and a checkpoint holds the first one's.
+    """
+
+    priority = "LOWEST"  # after an average has taken the model's place
+
+    def before_val_epoch(self, runner: Any) -> None:
+        for buffer in runner.model.buffers():
+            broadcast(buffer)
+
+
+@HOOKS.register_module()
+class CatchUpHook(Hook):
+    """Validate what was saved and, for a crash between, not validated any more.
+
+    It would never be validated at this place, where its best checkpoint may be.
+    """
+
+    priority = "LOWEST"  # when all is ready
+
+    def before_train(self, runner: Any) -> None:
+        loop = runner.train_loop
+        start = getattr(loop, "start", None)
+        if start is None or "place" not in start.meta or start.meta["validated"]:
+            return
+        within_epoch = isinstance(loop, EpochBasedTrainLoop) and start.meta["place"][1]
+        if not within_epoch and validation_is_due(loop):
+            runner.logger.info("validating what was saved and not validated any more")
+            runner.val_loop.run()

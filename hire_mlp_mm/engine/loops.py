@@ -1,0 +1,89 @@
+"""mmengine's training loops, which begin the data where their checkpoint was."""
+
+from __future__ import annotations
+
+import bisect
+from typing import Any
+
+from mmengine.runner import EpochBasedTrainLoop as HostEpochs
+from mmengine.runner import IterBasedTrainLoop as HostIterations
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..registry import LOOPS
+from .randomness import PlacedBatchSampler, seed_everything
+from .resume import Start, choose_start
+
+
+def begin(runner: Any, dataloader: DataLoader | dict[str, Any]) -> tuple[DataLoader, Start | None]:
+    """Build a training's data, at the place where it is to begin.
+
+    Returns:
+        The loader, and the checkpoint that the training goes on from, if it does.
+
+    Raises:
+        UserError: there are checkpoints, and none that could be gone on from.
+    """
+    start = choose_start(runner)
+    meta = start.meta if start else {}
+    settings = dict(runner.cfg.get("randomness") or {})
+    seed = meta.get("seed")
+    seed = runner.seed if seed is None else seed
+    if seed != runner.seed and isinstance(runner, Runner):
+        # mmengine takes up the seed later, when the order of the data has been drawn.
+        runner.set_randomness(**{**settings, "seed": seed})
+    seed_everything(seed)
+    if isinstance(dataloader, dict):
+        different = bool(settings.get("diff_rank_seed"))
+        dataloader = runner.build_dataloader(dataloader, seed, different)
+    batches = dataloader.batch_sampler
+    if isinstance(batches, PlacedBatchSampler):
+        batches.begin(seed, *meta.get("place", (0, 0)), order=meta.get("order"))
+    return dataloader, start
+
+
+def validation_is_due(loop: HostEpochs | HostIterations) -> bool:
+    """Whether a training that has come to where its loop is has to validate there."""
+    if loop.runner.val_loop is None:
+        return False
+    by_epoch = isinstance(loop, HostEpochs)
+    now, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    step = bisect.bisect(loop.dynamic_milestones, now + 1)
+    loop.val_interval = loop.dynamic_intervals[step - 1]
+    return bool(now >= max(loop.val_begin, 1) and (now % loop.val_interval == 0 or now == end))
+
+
+@LOOPS.register_module()
+class EpochBasedTrainLoop(HostEpochs):
+    """Train by epochs, from where the checkpoint was on; the options are mmengine's."""
+
+    def __init__(self, runner: Any, dataloader: Any, *args: Any, **options: Any) -> None:
+        dataloader, self.start = begin(runner, dataloader)
+        super().__init__(runner, dataloader, *args, **options)
+
+
+@LOOPS.register_module()
+class IterBasedTrainLoop(HostIterations):
+    """Train by iterations, from where the checkpoint was on; the options are mmengine's.
+
+    mmengine's own loop loads all batches that were trained on, to pass over them.
+    """
+
+    def __init__(self, runner: Any, dataloader: Any, *args: Any, **options: Any) -> None:
+        dataloader, self.start = begin(runner, dataloader)
+        super().__init__(runner, dataloader, *args, **options)
+
+    def run(self) -> nn.Module:
+        """Train to the end; return the model."""
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")  # all of it is one, for hooks
+        while self.iter < self.max_iters and not self.stop_training:
+            runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            if validation_is_due(self):
+                runner.val_loop.run()
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+        return runner.model

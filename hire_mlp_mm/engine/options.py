@@ -1,0 +1,115 @@
+"""What the options of training and testing mean: each changes a config, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+
+from ..errors import UserError
+from .harden import SCOPE
+
+
+def mixed_precision(cfg: Config, dtype: str = "float16") -> None:
+    """Have a training compute in half precision, on a GPU.
+
+    Args:
+        cfg: is changed.
+        dtype: `float16` or `bfloat16`.
+
+    Raises:
+        UserError: there is no GPU.
+    """
+    if get_device() == "cpu":
+        raise UserError("--amp needs a GPU, and none was found; leave it out")
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    cfg.optim_wrapper.dtype = dtype
+
+
+def scale_lr(cfg: Config) -> None:
+    """Have the learning rate scaled by the batch size over the recipe's.
+
+    Raises:
+        UserError: the config does not say for which batch size its rate is.
+    """
+    if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        raise UserError(f"--auto-scale-lr: {cfg.filename} has no auto_scale_lr.base_batch_size")
+    cfg.auto_scale_lr.enable = True
+
+
+def check_processes(cfg: Config) -> None:
+    """Raise UserError where a config divides the model, and there is one process alone."""
+    if "FSDP" in cfg.get("strategy", {}).get("type", "") and cfg.launcher == "none":
+        raise UserError(
+            f"{cfg.filename} divides the model among several processes; "
+            f"start them by tools/dist_train.sh"
+        )
+
+
+def run_backbone(
+    cfg: Config,
+    fuse: bool = False,
+    dtype: str | None = None,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> None:
+    """Have the backbone run in another way; see `engine.backbones.BackboneHook`."""
+    options: dict[str, Any] = dict(
+        fused=fuse, dtype=dtype, channels_last=channels_last, compiled=compiled
+    )
+    options = {key: value for key, value in options.items() if value}
+    if options:
+        hook = ConfigDict(type=f"{SCOPE}.BackboneHook", **options)
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
+
+
+def draw_predictions(cfg: Config, folder: str) -> None:
+    """Have every prediction of a test drawn beside its ground truth into a folder.
+
+    Raises:
+        UserError: the config has no hook that draws.
+    """
+    hook = cfg.default_hooks.get("visualization")
+    if hook is None:
+        raise UserError("--show-dir: the config's default_hooks have no visualization hook")
+    folder = os.path.abspath(folder)
+    hook.update(interval=1)
+    if cfg.default_scope == "mmdet":
+        hook.update(draw=True, test_out_dir=folder)
+    elif cfg.default_scope == "mmseg":
+        hook.update(draw=True)
+        cfg.visualizer.save_dir = folder
+    else:
+        hook.update(enable=True, out_dir=folder)
+
+
+def augment_tests(cfg: Config) -> None:
+    """Wrap the model and the data for test-time augmentation, as the config has it.
+
+    Raises:
+        UserError: it has none.
+    """
+    if "tta_model" not in cfg or "tta_pipeline" not in cfg:
+        raise UserError("--tta: the config has no tta_model and tta_pipeline")
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+
+
+def dump_predictions(cfg: Config, file: str) -> None:
+    """Have the predictions of a test written to a new file.
+
+    Raises:
+        UserError: the file exists, or its name is not that of a pickle.
+    """
+    if os.path.exists(file):
+        raise UserError(f"--out {file} exists already; name a new file")
+    if not file.endswith((".pkl", ".pickle")):
+        raise UserError(f"--out {file}: expected a name that ends in .pkl")
+    # MMDetection's dump packs masks; the others dump their data samples as they are.
+    kind = "mmdet.DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
+    evaluators = cfg.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    cfg.test_evaluator = [*evaluators, dict(type=kind, out_file_path=file)]

@@ -1,0 +1,186 @@
+"""Randomness by place.
+
+Where a batch stands in the stream of data (its epoch and its number in it) and the training's
+seed say which images it holds and how each of them is augmented; the iteration's number says what
+the model draws. So a training that goes on from a checkpoint needs no random state: it begins the
+stream at the right place, and ends with the same weights, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.registry import DATA_SAMPLERS as ROOT_SAMPLERS
+from mmengine.registry import FUNCTIONS as ROOT_FUNCTIONS
+from torch.utils.data import BatchSampler, get_worker_info
+
+from ..registry import DATA_SAMPLERS, FUNCTIONS
+from .processes import end_with_parent
+
+# What is random: the model, a validation, a sample, the order of the samples.
+STEP, VALIDATION, SAMPLE, ORDER = range(4)
+
+
+def seed_everything(*place: int) -> None:
+    """Seed Python's, numpy's and torch's generators with numbers that together say where we are."""
+    seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def get_state() -> tuple[Any, ...]:
+    """Return the state of all three generators."""
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def set_state(state: tuple[Any, ...]) -> None:
+    """Put all three generators into a state."""
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])
+
+
+class Batch(Sequence[int]):
+    """Indices of a batch's samples; going through them seeds the process for each in turn.
+
+    A data loader's worker goes through them to load the samples, so each is augmented as its place
+    says, in whichever process.
+
+    Args:
+        indices: of the samples.
+        seed: of the training, and the rank.
+        place: epoch of the batch, and its number in it.
+    """
+
+    def __init__(
+        self, indices: Sequence[int], seed: tuple[int, ...], place: tuple[int, int]
+    ) -> None:
+        self.indices, self.seed, self.place = list(indices), seed, place
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: Any) -> Any:
+        return self.indices[position]
+
+    def __iter__(self) -> Iterator[int]:
+        for position, index in enumerate(self.indices):
+            seed_everything(*self.seed, SAMPLE, *self.place, position)
+            yield index
+
+
+@DATA_SAMPLERS.register_module()
+class PlacedBatchSampler:
+    """Sample batches from any place of the stream on.
+
+    Args:
+        sampler: of the indices.
+        batch_size: indices in a batch.
+        batch_sampler: config of the batch sampler that groups them; None for torch's own.
+        drop_last: of torch's own.
+
+    Until `begin` is called, the batches are those of the other batch sampler.
+    """
+
+    def __init__(
+        self,
+        sampler: Any,
+        batch_size: int,
+        batch_sampler: dict[str, Any] | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
+        if batch_sampler is None:
+            self.batches = BatchSampler(sampler, batch_size, drop_last)
+        else:
+            given = dict(sampler=sampler, batch_size=batch_size)
+            self.batches = ROOT_SAMPLERS.build(batch_sampler, default_args=given)
+        self.seed: int | None = None
+        self.epoch = 0  # of the next pass
+        self.skip = 0  # batches that were trained on, from that pass on
+
+    def begin(self, seed: int, epoch: int = 0, skip: int = 0, order: int | None = None) -> None:
+        """Begin the stream somewhere.
+
+        Args:
+            seed: of the training.
+            epoch: in which to begin.
+            skip: batches to leave out, from the beginning of that epoch.
+            order: seed of the sampler, where it has one; None for its own.
+        """
+        self.seed, self.epoch, self.skip = seed, epoch, skip
+        if order is not None:
+            self.order = order
+
+    @property
+    def order(self) -> int | None:
+        """Seed of the sampler, where it has one: with `diff_rank_seed` it is drawn."""
+        return getattr(self.sampler, "seed", None)
+
+    @order.setter
+    def order(self, seed: int) -> None:
+        if self.order is not None:
+            self.sampler.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        if self.seed is None:
+            yield from self.batches
+            return
+        while True:
+            left = self.skip
+            yield from self.one_pass(self.seed)
+            if self.skip in (0, left):  # nothing more to skip, or no batches at all
+                return
+
+    def one_pass(self, seed: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch that are not to be skipped."""
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+        seed_everything(seed, ORDER, epoch)
+        stream = iter(self.batches)
+        first = sum(1 for _ in itertools.islice(stream, self.skip))
+        self.skip -= first
+        state = get_state()
+        for number in itertools.count(first):
+            set_state(state)
+            indices = next(stream, None)
+            state = get_state()
+            if indices is None:
+                return
+            yield Batch(indices, (seed, get_rank()), (epoch, number))
+
+
+@FUNCTIONS.register_module()
+def start_worker(worker_id: int, then: Any = None, quiet: bool = False) -> None:
+    """Begin a data loader's worker: it ends with its parent, and draws what torch's seed says.
+
+    Args:
+        worker_id: from 0.
+        then: config of a `worker_init_fn` of the user's, which is called, too.
+        quiet: mmengine's `disable_subprocess_warning`: the first worker's warnings are enough.
+    """
+    end_with_parent()  # torch's workers watch it, too, but wait for ever with much to hand over
+    info = get_worker_info()
+    if info is not None:
+        random.seed(info.seed)
+        np.random.seed(info.seed % 2**32)
+    if quiet and worker_id:
+        warnings.simplefilter("ignore")
+    if then is not None:
+        options = dict(then)
+        kind = options.pop("type")
+        function = ROOT_FUNCTIONS.get(kind) if isinstance(kind, str) else kind
+        assert callable(function)
+        function(worker_id, **options)

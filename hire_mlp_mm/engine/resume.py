@@ -1,0 +1,214 @@
+"""Which checkpoint a training goes on from: the newest whole one."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from logging import INFO, WARNING
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import CheckpointLoader
+
+from ..errors import UserError, first_line
+from ..files import write_whole
+from ..torch_file import CheckpointError, load_data
+from .config import check_file
+
+NOTE = "last_checkpoint"  # mmengine's, in the work dir: the path of the newest checkpoint
+# What is needed of a checkpoint's meta.
+META = ("epoch", "iter", "time", "saved", "seed", "order", "place", "validated")
+NO_TRAINING = (
+    "holds no state of a training to resume; for its weights alone, leave out --resume and give it "
+    "by --cfg-options load_from=FILE"
+)
+
+
+@dataclass
+class Start:
+    """A checkpoint that a training goes on from.
+
+    Args:
+        path: of the checkpoint.
+        meta: what it says of the training that saved it; nothing if only its reader can tell.
+    """
+
+    path: str
+    meta: dict[str, Any]
+
+    def age(self) -> tuple[float, int]:
+        """Return what orders checkpoints; a work dir may hold those of an earlier training, too.
+
+        Seconds and iterations. mmengine's own time is local: an hour comes twice in autumn, and
+        another machine may be in another zone.
+        """
+        saved = self.meta.get("saved")
+        if not isinstance(saved, float):
+            saved = 0.0
+            with contextlib.suppress(ValueError, OverflowError):
+                written = time.strptime(str(self.meta.get("time")), "%Y%m%d_%H%M%S")
+                saved = time.mktime(written)
+        return saved, self.meta.get("iter", 0)
+
+
+def choose_start(runner: Any) -> Start | None:
+    """Choose the checkpoint that a runner goes on from, as `resume` of its config says.
+
+    With `resume=True` alone it is the newest whole one of the work dir, and mmengine's note there
+    is set right, so that mmengine finds it, too; with `load_from`, it is that one.
+
+    Raises:
+        UserError: the one that was named is damaged, or all of them are.
+    """
+    resume = runner.cfg.get("resume")
+    if not resume:
+        return None
+    named = resume if isinstance(resume, str) else runner.cfg.get("load_from")
+    return agree(partial(find_start, runner, named))
+
+
+def agree(find: Callable[[], Start | None]) -> Start | None:
+    """Return what the first of several processes finds, in all of them.
+
+    Raises:
+        UserError: it finds an error.
+    """
+    found: list[Any] = [None]
+    if is_main_process():
+        try:
+            found[0] = find()
+        except UserError as error:
+            found[0] = UserError(str(error))  # of a kind that can be sent
+    broadcast_object_list(found)
+    if isinstance(found[0], UserError):
+        raise found[0]
+    return found[0]
+
+
+def find_start(runner: Any, named: str | None) -> Start | None:
+    """Find the checkpoint that was named, or the newest whole one of a runner's work dir.
+
+    Returns:
+        None if there is no checkpoint, nor was there ever one.
+
+    Raises:
+        UserError: the one that was named is damaged, or all of them are.
+    """
+    noted = noted_checkpoint(runner)
+    if named is None and os.path.isdir(noted or ""):  # saved in parts, by and for a strategy
+        named = noted
+    if named is not None:
+        start = read_start(named)
+        check_undamaged(named)
+        return start
+    damaged, starts = [], []
+    for path in sorted(checkpoints(runner, noted)):
+        try:
+            starts.append(read_start(path))
+        except UserError as error:
+            damaged.append(str(error))
+    for start in sorted(starts, key=Start.age, reverse=True):
+        try:
+            check_undamaged(start.path)
+        except UserError as error:
+            damaged.append(str(error))
+            continue
+        what = f"going on from {start.path}, the newest whole checkpoint"
+        runner.logger.log(WARNING if damaged else INFO, "; ".join([*damaged, what]))
+        if read_note(runner.work_dir) != start.path:
+            write_whole(Path(runner.work_dir, NOTE), start.path.encode())
+        return start
+    if damaged:
+        raise UserError(
+            f"--resume: {'; '.join(damaged)}; no whole checkpoint is left: name one of another "
+            "folder, or start over in a new --work-dir"
+        )
+    runner.logger.warning(f"no checkpoint in {runner.work_dir}: training starts from the beginning")
+    return None
+
+
+def read_note(work_dir: str) -> str | None:
+    """Read the path in a work dir's note of its newest checkpoint, if there is such a note."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return Path(work_dir, NOTE).read_text(encoding="utf-8").strip("\0 \n") or None
+    return None
+
+
+def noted_checkpoint(runner: Any) -> str | None:
+    """Return the path in the note of a runner's work dir, if there is one.
+
+    A work dir that was copied or moved has the note of the one that it was: the file of that name
+    that it holds itself is meant, for the other one may have gone on since.
+    """
+    noted = read_note(runner.work_dir)
+    if noted is None or "://" in noted:
+        return noted
+    own = [os.path.join(folder, os.path.basename(noted)) for folder, _ in saving_places(runner)]
+    return next(filter(os.path.exists, own), own[0] if own else noted)
+
+
+def saving_places(runner: Any) -> list[tuple[str, str]]:
+    """Return folder, and template of the names, of the checkpoints that a runner's hooks save."""
+    name = os.path.basename(runner.work_dir)
+    return [
+        (os.path.join(hook.out_dir, name) if hook.out_dir else runner.work_dir, hook.filename_tmpl)
+        for hook in runner.hooks
+        if isinstance(hook, CheckpointHook)
+    ]
+
+
+def checkpoints(runner: Any, noted: str | None) -> set[str]:
+    """Return paths of the noted checkpoint and of those that a runner's hooks would have saved."""
+    found = {noted} if noted else set()
+    for folder, template in saving_places(runner):
+        found.update(glob.glob(os.path.join(glob.escape(folder), template.format("*"))))
+    return found
+
+
+def read_start(path: str) -> Start:
+    """Read what a checkpoint says of the training that saved it.
+
+    Raises:
+        UserError: it is gone, damaged, or not of a training.
+    """
+    if os.path.isdir(path):  # saved by another's means (DeepSpeed), and left to them
+        return Start(path, {})
+    check_file(path, "checkpoint")
+    try:
+        if "://" in path:
+            loaded = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+        else:  # mapped, not read: this costs next to nothing
+            mapped = zipfile.is_zipfile(path)
+            loaded = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    except Exception as error:  # a damaged file can make its reader raise anything
+        check_undamaged(path)  # says what is wrong, as a rule
+        raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
+    parts = loaded if isinstance(loaded, dict) else {}
+    meta = parts.get("meta")
+    # The best and published ones have no optimizer: mmengine would go on with a fresh one.
+    known = isinstance(meta, dict) and {"epoch", "iter"} <= meta.keys()
+    if not known or not {"message_hub", "optimizer"} <= parts.keys():
+        raise UserError(f"checkpoint {path} {NO_TRAINING}")
+    return Start(path, {key: meta[key] for key in META if key in meta})
+
+
+def check_undamaged(path: str) -> None:
+    """Read all of a checkpoint, for damage within tensors goes unnoticed when they are loaded.
+
+    Raises:
+        UserError: it is damaged, or would run code.
+    """
+    try:
+        if "://" not in path:
+            load_data(path, mapped=True)
+    except CheckpointError as error:
+        raise UserError(f"checkpoint {error}") from error

@@ -1,0 +1,144 @@
+"""Train and test as a library: load a config, harden it, run it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from torch import nn
+
+from .. import mmcv_ops
+from ..errors import UserError, describe
+from ..files import CURE
+from .batches import batch_errors
+from .config import check_data, check_file, read_config
+from .harden import SPLITS, harden
+from .processes import join_processes_on_cpu
+
+
+def load(
+    config: str,
+    work_dir: str | None = None,
+    options: dict[str, Any] | None = None,
+    launcher: str = "none",
+) -> Config:
+    """Load a config with what a command line says besides.
+
+    Args:
+        config: a path, `PACKAGE::FILE`, or a recipe's `NAME`.
+        work_dir: for logs and checkpoints; None for the config's, or `work_dirs/NAME`.
+        options: values by their dotted keys, as `--cfg-options` takes them.
+        launcher: of several processes: `none`, `pytorch`, `slurm` or `mpi`.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
+    cfg = read_config(config)
+    cfg.merge_from_dict(options or {})
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(config).stem}"
+    if cfg.default_scope == "mmpretrain":  # as its own tools do
+        for split in SPLITS:
+            if cfg.get(f"{split}_dataloader"):
+                cfg[f"{split}_dataloader"].setdefault("collate_fn", dict(type="default_collate"))
+    return cfg
+
+
+def train(cfg: Config, resume: str | None = None) -> nn.Module:
+    """Train as a config says, with every guarantee of `harden`.
+
+    Args:
+        cfg: with a `work_dir`; see `load`.
+        resume: a checkpoint to go on from, or `auto` for the newest whole one of the work dir, if
+            there are any; None for what the config says.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        UserError: what can be put right: data, a checkpoint, the config, a full disk, NaN.
+    """
+    cfg = harden(cfg)
+    if resume is not None:
+        cfg.resume, cfg.load_from = True, None if resume == "auto" else resume
+    if cfg.get("load_from"):
+        check_file(cfg.load_from, "checkpoint")
+    check_data(cfg, ("train", "val"))
+    try:
+        runner = build_runner(cfg)
+        with batch_errors(runner):
+            return runner.train()
+    except OSError as error:  # of logs and the like: a checkpoint's is known for what it is
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{cfg.work_dir}: {error.strerror}; {CURE}") from error
+
+
+def test(cfg: Config, checkpoint: str) -> dict[str, float]:
+    """Test a checkpoint as a config says, with every guarantee of `harden`.
+
+    Args:
+        cfg: with a `work_dir`; see `load`.
+        checkpoint: a path, a URL, or a name such as `hire-mlp://small`.
+
+    Returns:
+        The figures of the config's evaluator, by name.
+
+    Raises:
+        UserError: what can be put right: data, the checkpoint, the config.
+    """
+    cfg = harden(cfg)
+    if "strategy" in cfg:  # how to train; the plain runner tests what came of it
+        del cfg["strategy"]
+        cfg.pop("runner_type", None)
+    check_file(checkpoint, "checkpoint")
+    check_data(cfg, ("test",))
+    cfg.load_from, cfg.resume = checkpoint, False
+    runner = build_runner(cfg)
+    with batch_errors(runner):
+        return runner.test()
+
+
+def build_runner(cfg: Config) -> Any:
+    """Build mmengine's runner of a hardened config, with the line that says which ops mmcv has.
+
+    Raises:
+        UserError: the model, or what belongs to it, cannot be built.
+    """
+    if cfg.launcher == "pytorch" and get_device() == "cpu":
+        join_processes_on_cpu(cfg)
+    default = f"{__package__.partition('.')[0]}.{'Flexible' if 'strategy' in cfg else ''}Runner"
+    cfg.setdefault("runner_type", default)
+    with build_errors():
+        runner = RUNNERS.build(cfg)
+    runner.logger.info(mmcv_ops.describe())
+    return runner
+
+
+@contextmanager
+def build_errors() -> Iterator[None]:
+    """End with a line for people where a class refuses what the config has for it.
+
+    Raises:
+        UserError: in place of the error, whose traceback is printed: the class may be at fault.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise UserError(f"what the config describes cannot be built: {describe(error)}") from error
+
+
+def set_local_rank(rank: int) -> None:
+    """Tell mmengine a process's number on its machine, where a launcher gave it as an option."""
+    os.environ.setdefault("LOCAL_RANK", str(rank))

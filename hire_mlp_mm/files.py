@@ -1,0 +1,98 @@
+"""Files that are whole or absent, and images that are whole or refused: two file backends.
+
+mmengine's configs name a backend by `backend_args=dict(backend=NAME)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import LocalBackend, get, register_backend
+
+from .errors import DataError, UserError
+
+WHOLE = "hire_mlp_mm.whole"  # for checkpoints
+IMAGES = "hire_mlp_mm.images"  # for images and masks
+CURE = "the checkpoints before are whole, and a resumed run goes on from the newest of them"
+
+JPEG, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Within a scan FF stands before 00, and before D0 to D7 where it starts anew.
+JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file that has all of its data as soon as it has its name, even if the power goes.
+
+    Raises:
+        UserError: it cannot be written, for lack of space for instance; nothing is left of it.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise UserError(f"{path} cannot be written: {error.strerror}; {CURE}") from error
+    with contextlib.suppress(OSError):  # not every file system has this
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class WholeFiles(LocalBackend):
+    """Write local files that are never there in part under their own names."""
+
+    def put(self, obj: bytes | memoryview, filepath: str | os.PathLike[str]) -> None:
+        write_whole(filepath, bytes(obj) if isinstance(obj, memoryview) else obj)
+
+
+class WholeImages(LocalBackend):
+    """Read local images, and refuse those that end early.
+
+    OpenCV before 4.11 decodes the beginning of such a JPEG, and fills the rest with grey.
+    """
+
+    def get(self, filepath: str | os.PathLike[str]) -> bytes:
+        if "://" in str(filepath):  # of another backend, which mmengine finds by the beginning
+            return get(filepath)
+        content: bytes = super().get(filepath)
+        if not content:
+            raise DataError("the file is empty")
+        # Most files end there; one that is cut off at such bytes of its header has nothing to
+        # decode.
+        if content.startswith(JPEG) and not (content.endswith(JPEG_END) or has_end(content)):
+            raise DataError("the JPEG is truncated")
+        return content
+
+
+def has_end(jpeg: bytes) -> bool:
+    """Whether a JPEG's segments, thumbnails left aside, go on to its end marker."""
+    position = len(JPEG)
+    while marker := JPEG_MARKER.search(jpeg, position):
+        if marker[1] == b"\xd9":
+            return True
+        length = jpeg[marker.end() : marker.end() + 2]
+        position = marker.end() + int.from_bytes(length, "big")
+    return False
+
+
+def register_backends() -> None:
+    """Make both backends known to mmengine by their names."""
+    backends: dict[str, Any] = {WHOLE: WholeFiles, IMAGES: WholeImages}
+    for name, backend in backends.items():
+        register_backend(name, backend, force=True)
+
+
+register_backends()

@@ -1,0 +1,117 @@
+"""Put right what the hosts get wrong and offer no way to put right: the one file of patches.
+
+Each fault has a class or function here, which says what is wrong and in which releases, and a test
+in tests/test_host_faults.py that fails on the day when the host has mended it. Then it goes.
+
+`mend()`, which the import of the package calls, makes the patches; classes are to be derived from.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hub import hub
+from torch import nn
+
+PACKAGE = "hire_mlp_mm"
+CONFIGS = Path(__file__).parent / ".mim" / "configs"
+
+
+def mend() -> None:
+    """Make the patches of this file. Idempotent."""
+    name_recipes()
+
+
+# Recipes by name ---------------------------------------------------------------------------------
+# mmengine looks up `PACKAGE::NAME` in OpenMMLab's own packages only, wants a folder in NAME, and
+# gives what it finds the package's scope, in which there is no detector. (mmengine 0.10.7,
+# onedl-mmengine 0.10.12.)
+
+path_by_mmengine = Config._get_cfg_path
+name_by_mmengine = hub._get_package_and_cfg_path
+
+
+def name_recipes() -> None:
+    """Let configs name our recipes, `_base_ = 'hire_mlp_mm::NAME.py'`, and `mmengine.hub`, too.
+
+    Names of other packages are left to mmengine.
+    """
+    Config._get_cfg_path = staticmethod(base_path)
+    hub._get_package_and_cfg_path = package_and_name
+
+
+def base_path(base: str, filename: str) -> tuple[str, str | None]:
+    """Return path and scope of a base that the config `filename` names."""
+    package, _, name = base.partition("::")
+    if package == PACKAGE and name:
+        return str(CONFIGS / name), None
+    return path_by_mmengine(base, filename)
+
+
+def package_and_name(config: str) -> tuple[str, str]:
+    """Return what to look in and what for, for `mmengine.hub.get_config`.
+
+    The first is a module and not the package: mmengine then asks Python where it lies, which finds
+    editable installs, too.
+    """
+    package, _, name = config.partition("::")
+    return (__name__, name) if package == PACKAGE else name_by_mmengine(config)
+
+
+# FSDP --------------------------------------------------------------------------------------------
+
+
+class FSDPStrategyFaults:
+    """Add to mmengine's FSDPStrategy what it lacks; to be derived from before it.
+
+    It passes over its `sync_bn`, and cannot resume an optimizer with torch 2.1 or later, which
+    changed the order of the arguments of `optim_state_dict_to_load`. (mmengine 0.10.7,
+    onedl-mmengine 0.10.12.)
+    """
+
+    model: nn.Module
+    optim_wrapper: Any
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        host: Any = super()
+        return host._wrap_model(host.convert_model(model))
+
+    def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the optimizer's state; see `FSDPStrategy.load_optim_state_dict` of mmengine."""
+        # Imported where it is used: not every build of torch has it.
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        state = FullyShardedDataParallel.optim_state_dict_to_load(
+            model=self.model,
+            optim=self.optim_wrapper.optimizer,
+            optim_state_dict=state_dict,
+        )
+        self.optim_wrapper.load_state_dict(state)
+
+
+# MMSegmentation's resize -------------------------------------------------------------------------
+
+
+@contextmanager
+def quiet_resize() -> Iterator[None]:
+    """Keep MMSegmentation's `resize`, if it is imported, from advising on sizes.
+
+    Where corners are aligned it makes ints of the sizes for its advice, so that a trace holds for
+    one size alone; its argument `warning` turns that off, and its callers leave it on.
+    (mmsegmentation 1.2.2, onedl-mmsegmentation 1.4.2.)
+    """
+    wrappers = sys.modules.get("mmseg.models.utils.wrappers")
+    if wrappers is None:
+        yield
+        return
+    defaults = wrappers.resize.__defaults__
+    wrappers.resize.__defaults__ = (*defaults[:-1], False)  # the last is `warning`
+    try:
+        yield
+    finally:
+        wrappers.resize.__defaults__ = defaults

@@ -1,0 +1,112 @@
+"""Are the hosts' faults still there? A test that fails here says that a patch can go."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hub import get_config
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from hire_mlp_mm import fsdp, host_faults
+from tests.conftest import ROOT
+
+BY_NAME = "hire_mlp_mm::upernet_hire_s_ade20k.py"
+
+
+def test_recipes_by_name_need_us():
+    """mmengine by itself, the package installed but not imported."""
+    code = (
+        "import sys\n"
+        "from mmengine.config import Config\n"
+        "from mmengine.hub import get_config\n"
+        "import tempfile\n"
+        "with tempfile.NamedTemporaryFile('w', suffix='.py') as file:\n"
+        "    print('_base_ = ' + repr(sys.argv[1]), file=file, flush=True)\n"
+        "    for load in (lambda: Config.fromfile(file.name), lambda: get_config(sys.argv[1])):\n"
+        "        try:\n"
+        "            cfg = load()\n"
+        "            print('found', cfg.model.get('_scope_'))\n"
+        "        except Exception as error:\n"
+        "            print(type(error).__name__)\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, BY_NAME]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "found None" not in done.stdout
+
+
+def test_recipes_by_name(tmp_path):
+    (tmp_path / "mine.py").write_text(f"_base_ = {BY_NAME!r}\n")
+    expected = Config.fromfile(ROOT / "configs" / BY_NAME.partition("::")[2]).to_dict()
+    assert Config.fromfile(tmp_path / "mine.py").to_dict() == expected
+    assert get_config(BY_NAME).to_dict() == expected
+
+
+def test_patches_are_made_once():
+    before = Config._get_cfg_path
+    host_faults.mend()
+    assert Config._get_cfg_path is before
+    assert host_faults.path_by_mmengine is not before
+
+
+class Recorder:
+    """Stands for FSDPStrategy: what its methods are given."""
+
+    def __init__(self) -> None:
+        self.wrapped = []
+
+    def convert_model(self, model: nn.Module) -> str:
+        return "converted"
+
+    def _wrap_model(self, model: object) -> object:
+        self.wrapped.append(model)
+        return model
+
+
+class Mended(host_faults.FSDPStrategyFaults, Recorder):
+    pass
+
+
+def test_fsdp_passes_over_sync_bn():
+    """Mended, when mmengine's FSDPStrategy calls convert_model by itself."""
+    assert "convert_model" not in inspect.getsource(fsdp.HostStrategy)
+    strategy = Mended()
+    assert strategy._wrap_model(nn.ReLU()) == "converted"
+    assert strategy.wrapped == ["converted"]
+
+
+def test_fsdp_gives_the_optimizers_state_where_torch_wants_the_model():
+    """Mended, when mmengine's FSDPStrategy names the arguments, or gives the model first."""
+    assert (
+        next(iter(inspect.signature(FullyShardedDataParallel.optim_state_dict_to_load).parameters))
+        == "model"
+    )
+    source = "".join(inspect.getsource(fsdp.HostStrategy.load_optim_state_dict).split())
+    assert "optim_state_dict_to_load(state_dict,self.model" in source
+
+
+@pytest.mark.parametrize("name", ["_wrap_model", "load_optim_state_dict"])
+def test_the_strategy_has_both(name):
+    assert getattr(fsdp.FSDPStrategy, name) is getattr(host_faults.FSDPStrategyFaults, name)
+    assert issubclass(fsdp.FSDPStrategy, fsdp.HostStrategy)
+    assert torch.distributed.is_available()
+
+
+def test_resize_advises_on_sizes(recwarn):
+    """Mended, when MMSegmentation's heads don't ask for advice, or it takes no ints for it."""
+    from mmseg.models.utils import resize
+
+    x = torch.rand(1, 1, 4, 4)
+    assert list(inspect.signature(resize).parameters)[-1] == "warning"
+    resize(x, (6, 6), mode="bilinear", align_corners=True)
+    assert len([one for one in recwarn if "align_corners" in str(one.message)]) == 1
+    with host_faults.quiet_resize():
+        resize(x, (6, 6), mode="bilinear", align_corners=True)
+    assert len([one for one in recwarn if "align_corners" in str(one.message)]) == 1
+    assert resize.__defaults__[-1] is True
