@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -55,7 +55,7 @@ EXTRAS = {
     ],
     # what reads weight files of that kind, with torch alone or beside a stack
     "safetensors": ["safetensors"],
-    # none of the stacks: what tools/export_onnx.py needs besides one of them
+    # none of the stacks: what `hire-mlp export` needs besides one of them
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
 }
 
@@ -82,7 +82,8 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
         "Typing :: Typed",
     ],
-    packages=["hire_mlp_mm"],
+    packages=find_packages(include=["hire_mlp_mm", "hire_mlp_mm.*"]),
+    entry_points={"console_scripts": ["hire-mlp=hire_mlp_mm.cli:main"]},
     # .mim holds links to configs, tools and model-index.yml, where OpenMMLab's mim looks for them
     package_data={
         "hire_mlp_mm": [
@@ -94,7 +95,13 @@ setup(
             ".mim/tools/*.sh",
         ]
     },
-    exclude_package_data={"hire_mlp_mm": [".mim/tools/setup_env.py"]},
+    # what only maintainers run, in a checkout
+    exclude_package_data={
+        "hire_mlp_mm": [
+            f".mim/tools/{name}.py"
+            for name in ("chaos", "model_tables", "setup_env", "soak", "sweep")
+        ]
+    },
     python_requires=">=3.10",
     install_requires=["torch"],  # no floor: it could replace a torch that mmcv was compiled for
     extras_require=EXTRAS,

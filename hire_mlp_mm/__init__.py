@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import checkpoint, configure, engine, fuse, mmcv_ops, weights
+    from . import checkpoint, configure, deploy, engine, fuse, mmcv_ops, weights
     from .backbone import HireMLP
     from .checkpoint import load_weights
     from .hire_mlp import HireMLPNet
@@ -27,6 +27,7 @@ __all__ = [
     "__version__",
     "checkpoint",
     "configure",
+    "deploy",
     "engine",
     "fuse",
     "load_weights",

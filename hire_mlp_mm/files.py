@@ -34,21 +34,33 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        part.write_bytes(data)
+        give_name(part, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror}; {CURE}") from error
-    with contextlib.suppress(OSError):  # not every file system has this
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+
+
+def give_name(part: Path, path: Path) -> None:
+    """Give a file that is whole its name, once all of it is on the disk.
+
+    Raises:
+        OSError: for lack of space, for instance.
+    """
+    sync(part)
+    os.replace(part, path)
+    with contextlib.suppress(OSError):  # not every file system has this for a folder
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 class WholeFiles(LocalBackend):

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.hub import hub
 from torch import nn
+
+from .files import give_name
 
 PACKAGE = "hire_mlp_mm"
 CONFIGS = Path(__file__).parent / ".mim" / "configs"
@@ -69,13 +72,14 @@ def package_and_name(config: str) -> tuple[str, str]:
 class FSDPStrategyFaults:
     """Add to mmengine's FSDPStrategy what it lacks; to be derived from before it.
 
-    It passes over its `sync_bn`, and cannot resume an optimizer with torch 2.1 or later, which
-    changed the order of the arguments of `optim_state_dict_to_load`. (mmengine 0.10.7,
-    onedl-mmengine 0.10.12.)
+    It passes over its `sync_bn`, cannot resume an optimizer with torch 2.1 or later, which changed
+    the order of the arguments of `optim_state_dict_to_load`, and writes checkpoints in place,
+    whatever file backend its hook names. (mmengine 0.10.7, onedl-mmengine 0.10.12.)
     """
 
     model: nn.Module
     optim_wrapper: Any
+    state_dict_type: Any
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         host: Any = super()
@@ -92,6 +96,17 @@ class FSDPStrategyFaults:
             optim_state_dict=state_dict,
         )
         self.optim_wrapper.load_state_dict(state)
+
+    def save_checkpoint(self, filename: str, **options: Any) -> None:
+        """Save a checkpoint; a file has its name only when it is whole."""
+        host: Any = super()
+        if self.state_dict_type.name != "FULL_STATE_DICT":  # a folder, a file for each process
+            host.save_checkpoint(filename, **options)
+            return
+        part = f"{filename}.part"
+        host.save_checkpoint(part, **options)
+        if is_main_process():
+            give_name(Path(part), Path(filename))
 
 
 # MMSegmentation's resize -------------------------------------------------------------------------

@@ -37,14 +37,13 @@ MOST_DEPTH = 1000
 MOST_SHARED = 10_000_000
 
 
-def load_data(path: str, allowed: Any = None, device: Any = "cpu", mapped: bool = False) -> object:
+def load_data(path: str, device: Any = "cpu", mapped: bool = False) -> object:
     """Read what a weight file holds, as data.
 
     Besides torch's own classes and functions, a file may name those of `allowed.TABLE`.
 
     Args:
         path: of the file.
-        allowed: has no effect; tools/_loading.py gives it, and goes.
         device: where tensors go: a `map_location`.
         mapped: leave tensors in the file until they are used; it must stay as it is meanwhile.
 

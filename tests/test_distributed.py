@@ -19,12 +19,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import _common
 import chaos
 import pytest
 import torch
-from _loading import guard_loading
-from _resume import make_resumable
 from mmengine.config import Config
 from mmengine.model import BaseModel, MMDistributedDataParallel, convert_sync_batchnorm
 from mmengine.registry import MODELS
@@ -39,6 +36,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hire_mlp_mm import HireMLP
 from hire_mlp_mm.checkpoint import CheckpointError
+from hire_mlp_mm.engine import harden
+from hire_mlp_mm.engine.processes import join_processes_on_cpu, leave_process_group
+from hire_mlp_mm.engine.run import build_runner
 from hire_mlp_mm.hire_mlp import Block
 from tests import test_resume
 from tests.conftest import ROOT, free_port
@@ -84,7 +84,7 @@ def in_process(rank: int, environment: dict[str, str], folder: str, function, *a
     os.chdir(folder)  # mmengine hands results over in files
     torch.manual_seed(0)
     Path(folder, str(rank)).write_bytes(pickle.dumps(function(*args)))
-    _common.leave_process_group()
+    leave_process_group()
 
 
 # Gradients --------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def evaluate(config: str, work_dir: str) -> tuple[dict[str, float], Any]:
     cfg.test_dataloader.batch_size = 1
     if config == DETECTION:
         cfg.model = dict(type="Oracle")
-    runner = _common.build_runner(cfg)
+    runner = build_runner(cfg)
     (metric,) = runner.test_evaluator.metrics
     compute, collected = metric.compute_metrics, []
 
@@ -305,8 +305,8 @@ def train(
             state_dict_config=dict(type="FullStateDictConfig", offload_to_cpu=False),
             optim_state_dict_config=dict(type="FullOptimStateDictConfig", offload_to_cpu=False),
         )
-    runner = _common.build_runner(cfg)
-    make_resumable(runner, "auto" if resume else None)
+    cfg.resume = resume
+    runner = build_runner(cfg)
     runner.train()
     units = FullyShardedDataParallel.fsdp_modules(runner.model)
     assert all(isinstance(unit.module, Block) for unit in units if unit is not runner.model)
@@ -364,10 +364,9 @@ def train_and_go_on(folder: str) -> None:
     """Trainings that crash after any iteration, or before a validation, and go on."""
     import mmdet.datasets  # noqa: F401  its batch sampler
 
-    guard_loading()
     cfg = Config()
-    _common.join_processes_on_cpu(cfg)
-    settings = dict(cfg=cfg, launcher="pytorch")
+    join_processes_on_cpu(cfg)
+    settings = dict(launcher="pytorch", model_wrapper_cfg=cfg.model_wrapper_cfg)
     for loop in ("endless by shape", "epochs by shape", "within epochs"):
         test_resume.train(f"{folder}/{loop}/whole", *LOOPS[loop], **settings)
         for place in ("iteration", "validation"):
@@ -463,8 +462,8 @@ def test_a_process_ends_with_its_agent(tmp_path):
     """As one that is killed, and so the processes on other machines end, too."""
     worker = tmp_path / "worker.py"
     worker.write_text(
-        f"import os, sys, time; sys.path.insert(0, '{ROOT}/tools'); from _common import run\n"
-        "run(lambda: (print(os.getpid(), flush=True), time.sleep(60)))\n"
+        f"import os, sys, time; from hire_mlp_mm.cli import run\n"
+        "run(lambda: (print(os.getpid(), flush=True), time.sleep(60)), 'worker')\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--master-port", free_port()]
     with subprocess.Popen([*command, str(worker)], stdout=subprocess.PIPE) as agent:

@@ -193,6 +193,7 @@ def test_a_model_in_hand(fused, folder):
     )  # fmt: skip
 
 
+@exports
 def test_a_model_without_hire_mlp(folder):
     with pytest.raises(UserError, match="Linear has no HireMLP"):
         deploy.export(torch.nn.Linear(1, 1), folder / "a.pt2")

@@ -9,14 +9,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from _backbone import BackboneHook, compile_blocks, run_in, use_channels_last
-from _common import UserError
 from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
 from hire_mlp_mm import HireMLP
 from hire_mlp_mm.backward import plain_operations
+from hire_mlp_mm.engine.backbones import (
+    BackboneHook,
+    compile_blocks,
+    compiling,
+    run_in,
+    use_channels_last,
+)
+from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.fuse import fuse
 from hire_mlp_mm.hire_mlp import crop_and_unshift, shift_and_pad
 from tests.conftest import NANO
@@ -48,7 +54,7 @@ def test_compiled_blocks(form):
     graphs = []
     for size in sizes:
         x = torch.randn(size)
-        with torch.set_grad_enabled(form == "trained"):
+        with compiling(), torch.set_grad_enabled(form == "trained"):
             assert largest_error(compiled(x), plain(x)) < 1e-5
             if form == "trained":
                 ours, theirs = gradient(compiled, x), gradient(plain, x)
@@ -121,6 +127,24 @@ def test_half_types_are_close_and_come_out_in_float32(dtype, fused):
     assert 1e-5 < largest_error(ours, theirs) < 0.1
 
 
+def test_a_model_that_fails_leaves_the_other_type():
+    """Else what comes after an image that was refused would be computed in it, too."""
+    model = HireMLP(NANO)
+    run_in(model, torch.bfloat16)
+    with pytest.raises(RuntimeError):
+        model(torch.randn(1, 4, 64, 64))
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_the_compilers_settings_are_put_back():
+    from torch.fx.experimental import _config as symbolic_shapes
+
+    before = torch._dynamo.config.recompile_limit, symbolic_shapes.use_duck_shape
+    with compiling():
+        assert (torch._dynamo.config.recompile_limit, symbolic_shapes.use_duck_shape) != before
+    assert (torch._dynamo.config.recompile_limit, symbolic_shapes.use_duck_shape) == before
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_channels_last(fused):
     plain = randomised(HireMLP(NANO)).float()
@@ -135,6 +159,6 @@ def test_channels_last(fused):
 
 
 def test_a_model_without_hire_mlp_is_told_so():
-    hook = BackboneHook(fused=False, dtype=None, channels_last=True, compiled=False)
+    hook = BackboneHook(channels_last=True)
     with pytest.raises(UserError, match="no HireMLP in Sequential; expected a model with one"):
         hook.before_train(SimpleNamespace(model=nn.Sequential(nn.Conv2d(3, 3, 1))))

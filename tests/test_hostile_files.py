@@ -138,15 +138,13 @@ def test_a_url_is_guarded(name, mark, served, guarded, monkeypatch):
 
 # Commands, one after the other, of one process: each prints its exit code and its last error.
 CHILD = """
-import contextlib, importlib, io, json, sys
-sys.path.insert(0, "tools")
-import _common
-for tool, *args in json.loads(sys.argv[1]):
-    sys.argv = [f"tools/{tool}.py", *args]
+import contextlib, io, json, sys
+from hire_mlp_mm import cli
+for verb, *args in json.loads(sys.argv[1]):
     said, code = io.StringIO(), 0
     with contextlib.redirect_stderr(said):
         try:
-            _common.run(importlib.import_module(tool).main)
+            cli.main([verb, *args])
         except SystemExit as end:
             code = end.code
     print("\\nRESULT" + json.dumps([code, said.getvalue()]))
@@ -201,15 +199,15 @@ def test_every_tool_refuses(mark, checkpoint, tmp_path, run_tool):
         ["train", SEGMENTATION, *out, "--cfg-options", *pretrained],
         ["train", SEGMENTATION, *out, "--cfg-options", *whole],
         ["test", SEGMENTATION, str(exploit), *out],
-        ["convert_checkpoint", str(exploit), str(tmp_path / "new.pth")],
-        ["export_onnx", SEGMENTATION, str(exploit), str(tmp_path / "new.onnx")],
+        ["convert", str(exploit), str(tmp_path / "new.pth")],
+        ["export", SEGMENTATION, str(exploit), str(tmp_path / "new.onnx")],
     ]
     for command, (code, errors) in zip(
         commands, run_commands(run_tool, commands, tmp_path), strict=True
     ):
         assert code == 2, (command, errors)
         assert len(errors) == 1, (command, errors)
-        assert errors[0].startswith(f"{command[0]}.py: error: "), (command, errors)
+        assert errors[0].startswith(f"hire-mlp {command[0]}: error: "), (command, errors)
         assert "refused: reading it would run code (posix.system)" in errors[0], command
     assert not mark.exists()
 

@@ -20,7 +20,7 @@ FLOORS = (
     {"errors", "allowed", "numbers_only", "safetensors_file", "torch_file", "weights", "checkpoint",
      "convert", "hire_mlp", "backward", "fuse"},
     {"registry", "backbone", "layer_decay", "mmcv_ops", "fsdp", "files", "loading", "host_faults"},
-    {"engine", "configure", "deploy", "bench"},
+    {"engine", "configure", "deploy", "bench", "doctor", "probe"},
     {"cli", "__main__"},
 )  # fmt: skip
 HOSTS = {"mmdet", "mmseg", "mmpretrain"}

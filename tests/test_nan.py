@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -9,13 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from _common import UserError
-from _finite import FiniteHook
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from shapes import write_shapes
+from torch import nn
 
+from hire_mlp_mm.checkpoint import CheckpointError
+from hire_mlp_mm.engine import harden
+from hire_mlp_mm.engine.batches import BatchHook
+from hire_mlp_mm.engine.checkpoints import check_whole
+from hire_mlp_mm.engine.finite import FiniteHook
+from hire_mlp_mm.errors import UserError
 from tests.conftest import ROOT, free_port
 
 CONFIGS = {
@@ -58,7 +68,7 @@ class Poison(Hook):
 
 
 def train(model: str, shapes: Path, work_dir: Path, poison: Poison) -> Runner:
-    """Train for 4 iterations with a checkpoint after each."""
+    """Train for 4 iterations with a checkpoint after each, by anybody's runner."""
     cfg = Config.fromfile(ROOT / CONFIGS[model])
     cfg.train_dataloader.update(batch_size=2)
     cfg.train_dataloader.dataset.data_root = str(shapes)
@@ -72,8 +82,7 @@ def train(model: str, shapes: Path, work_dir: Path, poison: Poison) -> Runner:
     )
     for key in ("dataloader", "cfg", "evaluator"):
         cfg[f"val_{key}"] = cfg[f"test_{key}"] = None
-    runner = Runner.from_cfg(cfg)
-    runner.register_hook(FiniteHook())
+    runner = Runner.from_cfg(harden(cfg))
     runner.register_hook(poison)
     runner.train()
     return runner
@@ -120,44 +129,16 @@ def test_weights_that_are_not_numbers_are_not_saved(guarded, shapes, tmp_path):
 
 def test_constant_masks_are_saved_and_loaded():
     """Of infinity or bool, as models have them among their buffers; a changed one is damage."""
-    from _loading import CheckpointError, check_whole
-
     model = torch.nn.Linear(2, 2)
     model.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
     model.register_buffer("used", torch.tensor([True, False]))
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    runner = FakeRunner(None)
-    runner.model = model
+    runner = FakeRunner(model, None)
     FiniteHook().before_save_checkpoint(runner, dict(state_dict=state))
     check_whole(state, model, "file")
     for name in ("mask", "weight"):
         with pytest.raises(CheckpointError, match=f"file: {name} holds NaN or Inf"):
             check_whole({**state, name: state[name] + float("inf")}, model, "file")
-
-
-def test_under_a_gradient_scaler_the_loss_alone_counts():
-    """It skips the step on an infinite gradient, and goes on with a smaller scale."""
-    from mmengine.logging import MessageHub
-    from mmengine.optim import AmpOptimWrapper, OptimWrapper
-
-    class Scaled(AmpOptimWrapper):
-        def __init__(self, optimizer) -> None:  # the real one wants a GPU
-            OptimWrapper.__init__(self, optimizer)
-            self.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
-            self._scale_update_param = None
-
-    MessageHub.get_current_instance()
-    weight = torch.nn.Parameter(torch.ones(2))
-    hook = FiniteHook()
-    runner = FakeRunner(Scaled(torch.optim.SGD([weight], lr=0.1)))
-    hook.before_train(runner)
-    hook.before_train_iter(runner, 0, {})
-    runner.optim_wrapper.update_params((weight * 100).sum())
-    assert weight.grad is None or not weight.grad.isfinite().all()
-    assert (weight == 1).all()
-    assert runner.optim_wrapper.loss_scaler.get_scale() < 2.0**127
-    with pytest.raises(UserError, match="the loss is nan"):
-        runner.optim_wrapper.update_params((weight * float("nan")).sum())
 
 
 class FakeRunner:
@@ -166,32 +147,106 @@ class FakeRunner:
     iter = 6
     work_dir = "nowhere"
 
-    def __init__(self, optim_wrapper) -> None:
-        self.optim_wrapper = optim_wrapper
+    def __init__(self, model, optim_wrapper) -> None:
+        self.model, self.optim_wrapper = model, optim_wrapper
+
+
+class Loss(BaseModel):
+    """A model whose loss is its weight times what it is given, and a number more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, factor=1.0, more=0.0, mode="tensor"):
+        return dict(loss=(self.weight * factor).sum() + more)
+
+
+def step(runner, hook, image="image.jpg", **data) -> None:
+    """One iteration as a loop of mmengine's makes it."""
+    sample = BaseDataElement(metainfo=dict(img_path=image))
+    hook.before_train_iter(runner, 0, dict(data_samples=[sample]))
+    runner.model.train_step(data, runner.optim_wrapper)
+    hook.after_train_iter(runner, 0)
+
+
+class Scaled(AmpOptimWrapper):
+    def __init__(self, optimizer, **options) -> None:  # the real one wants a GPU
+        OptimWrapper.__init__(self, optimizer, **options)
+        self.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        self._scale_update_param, self.cast_dtype = None, torch.bfloat16
+
+
+def prepared(model, wrapper=OptimWrapper, **options):
+    """A runner with a model, and the hook that watches it."""
+    MessageHub.get_current_instance()
+    inner = getattr(model, "module", model)
+    optimizer = torch.optim.SGD(inner.parameters(), lr=0.1)
+    runner, hook = FakeRunner(model, wrapper(optimizer, **options)), FiniteHook()
+    hook.before_train(runner)
+    return runner, hook
+
+
+def test_under_a_gradient_scaler_the_loss_alone_counts():
+    """It skips the step on an infinite gradient, and goes on with a smaller scale."""
+    model = Loss()
+    runner, hook = prepared(model, Scaled)
+    step(runner, hook, factor=100)
+    assert model.weight.grad is None or not model.weight.grad.isfinite().all()
+    assert (model.weight == 1).all()
+    assert runner.optim_wrapper.loss_scaler.get_scale() < 2.0**127
+    with pytest.raises(UserError, match="the loss is nan"):
+        step(runner, hook, factor=float("nan"))
+    assert (model.weight == 1).all()
+
+
+def test_an_infinite_loss_whose_gradients_are_fine():
+    model = Loss()
+    runner, hook = prepared(model)
+    step(runner, hook)
+    before = model.weight.detach().clone()
+    assert not torch.equal(before, torch.ones(2))
+    with pytest.raises(UserError, match="the loss is inf, with the images image.jpg"):
+        step(runner, hook, more=float("inf"))
+    assert torch.equal(model.weight, before)
+
+
+def test_accumulated_gradients_are_looked_at_before_their_step():
+    """Of the iteration whose loss is NaN, though the step comes later."""
+    model = Loss()
+    runner, hook = prepared(model, accumulative_counts=3)
+    runner.optim_wrapper.initialize_count_status(model, 0, 9)
+    step(runner, hook)
+    with pytest.raises(UserError, match="the loss is nan, with the images bad.jpg"):
+        step(runner, hook, image="bad.jpg", factor=float("nan"))
+    assert (model.weight == 1).all()
+
+
+def test_a_copy_of_the_model_does_not_copy_the_run():
+    """As an average makes one; the hooks that look at the model are bound to a runner."""
+    model = Loss()
+    runner, hook = prepared(model)
+    watch = BatchHook()
+    watch.before_run(runner)
+    twin = copy.deepcopy(model)
+    assert twin.weight is not model.weight
+    owners = [one.__self__ for one in twin._forward_hooks.values()]
+    assert owners == [hook, watch]
+    assert watch.runner is runner
 
 
 def one_process(rank: int) -> None:
     """Of two: the loss of the second is NaN, and both must say so."""
-    from mmengine.logging import MessageHub
-    from mmengine.optim import OptimWrapper
-    from mmengine.structures import BaseDataElement
-
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    MessageHub.get_current_instance()
-    model = torch.nn.Linear(2, 1)
-    parallel = torch.nn.parallel.DistributedDataParallel(model)
-    runner = FakeRunner(OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
-    hook = FiniteHook()
-    hook.before_train(runner)
-    image = BaseDataElement(metainfo=dict(img_path=f"image{rank}.jpg"))
-    hook.before_train_iter(runner, 0, dict(data_samples=[image]))
+    model = Loss()
+    parallel = MMDistributedDataParallel(model)
+    runner, hook = prepared(parallel)
+    image = f"image{rank}.jpg"
     # Without a gradient to say so: the processes must ask each other.
-    loss = parallel(torch.ones(1, 2)).sum()
-    runner.optim_wrapper.update_params(loss)
+    step(runner, hook, image)
     before = model.weight.detach().clone()
-    loss = parallel(torch.ones(1, 2)).sum() + (float("nan") if rank else 0.0)
     try:
-        runner.optim_wrapper.update_params(loss)
+        step(runner, hook, image, more=float("nan") if rank else 0.0)
     except UserError as error:
         same = torch.equal(before, model.weight)
         sys.stdout.write(f"rank {rank}: {error}; same weights: {same}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import json
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +20,7 @@ from shapes import write_shapes
 from tests.conftest import ROOT
 
 UV = Path(sys.executable).with_name("uv")
+MAINTAINERS = ("chaos", "model_tables", "setup_env", "soak", "sweep")  # tools for them alone
 BY_NAME = "hire_mlp_mm::cascade_mask_rcnn_hire_s_coco.py"
 TRAIN_A_STEP = """
 import hire_mlp_mm, hire_mlp_mm.mmcv_ops
@@ -77,9 +79,11 @@ def test_wheel(archives):
         files = {name: wheel.read(name) for name in wheel.namelist() if ".dist-info/" not in name}
         (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
         metadata = email.message_from_bytes(wheel.read(name))
-    shipped = [ROOT / "model-index.yml", *(ROOT / "hire_mlp_mm").glob("*.py")]
+    # `.mim` in it holds links
+    package = [p for p in (ROOT / "hire_mlp_mm").rglob("*.py") if ".mim" not in p.parts]
+    shipped = [ROOT / "model-index.yml", *package]
     shipped += [ROOT / "hire_mlp_mm/py.typed", *(ROOT / "tools").glob("*.sh")]
-    shipped += [path for path in (ROOT / "tools").glob("*.py") if path.stem != "setup_env"]
+    shipped += [path for path in (ROOT / "tools").glob("*.py") if path.stem not in MAINTAINERS]
     shipped += [*(ROOT / "configs").rglob("*.py"), *(ROOT / "configs").rglob("*.yml")]
     expected = {}
     for path in shipped:
@@ -123,6 +127,23 @@ def test_wheel_trains_a_step_without_a_checkout(installed, tmp_path):
     options = ["--work-dir", "mim", "--cfg-options", *short]
     run(python, mim / "tools/train.py", config, *options, cwd=tmp_path, env=env)
     assert (tmp_path / "mim/iter_1.pth").exists()
+
+
+@pytest.mark.slow
+def test_the_command_of_the_wheel(installed, tmp_path):
+    """Help, the doctor and a verb, where no checkout is; also as `python -m`."""
+    python, _ = installed
+    command = python.with_name("hire-mlp")
+    assert "  doctor " in run(command, "--help", cwd=tmp_path)
+    said = run(python, "-W", "ignore", "-m", "hire_mlp_mm", "doctor", "--json", cwd=tmp_path)
+    assert json.loads(said)["well"]
+    source = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
+    words = ["-m", "hire_mlp_mm", "swap", source, "--arch", "tiny", "--out", "mine.py"]
+    said = run(python, *words, cwd=tmp_path)
+    assert "model.neck.in_channels: [512, 1024, 2048] -> [" in said
+    assert Config.fromfile(tmp_path / "mine.py").model.backbone.type == "HireMLP"
+    again = [command, "bench", "--arch", "tiny", "--size", "64x64", "--runs", "1"]
+    assert "| reference | float32 | " in run(*again, "--against", "reference", cwd=tmp_path)
 
 
 def test_index_of_the_wheel_names_its_configs(installed):

@@ -22,9 +22,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.utils import is_installed
 from shapes import write_shapes
-from swap_backbone import find_config
 
 from hire_mlp_mm.checkpoint import cached_path
+from hire_mlp_mm.engine.config import find_config
 from hire_mlp_mm.weights import WEIGHTS
 from tests.conftest import ROOT, free_port
 from tests.reference import classifier_state

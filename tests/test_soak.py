@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 
-import _common
 import numpy as np
 import pytest
 import soak
@@ -98,7 +97,7 @@ def test_a_leak_in_this_process_is_measured(leak, stop):
 
 def main(monkeypatch, *args: object) -> None:
     monkeypatch.setattr(sys, "argv", ["soak.py", *map(str, args)])
-    _common.run(soak.main)
+    cli.run(soak.main, "soak.py")
 
 
 def test_exit_codes(monkeypatch, tmp_path, capsys):

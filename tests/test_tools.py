@@ -9,7 +9,6 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
-import _common
 import pytest
 import torch
 from mmengine.config import Config
@@ -19,6 +18,9 @@ from shapes import write_shapes
 
 from hire_mlp_mm import mmcv_ops
 from hire_mlp_mm.checkpoint import CheckpointError
+from hire_mlp_mm.engine.checkpoints import check_whole
+from hire_mlp_mm.engine.config import check_data
+from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.hire_mlp import HireMLPNet
 from tests.conftest import NANO, ROOT
 
@@ -307,14 +309,14 @@ def test_advice_on_missing_data_can_be_followed(several, tmp_path):
     (tmp_path / "a.json").touch()
     seen = []
     for _ in range(1 + several):  # a data set of several is told of one by one
-        with pytest.raises(_common.UserError) as error:
-            _common.check_data(cfg, ("train", "val"))
+        with pytest.raises(UserError) as error:
+            check_data(cfg, ("train", "val"))
         advice = str(error.value).partition("add --cfg-options ")[2]
         keys = [word.removesuffix("=...") for word in advice.split()]
         paths = {True: tmp_path / "a.json", False: tmp_path}
         cfg.merge_from_dict({key: str(paths[key.endswith("ann_file")]) for key in keys})
         seen += keys
-    _common.check_data(cfg, ("train", "val"))
+    check_data(cfg, ("train", "val"))
     assert seen[1:3] == [
         "val_dataloader.dataset.data_root",
         "val_evaluator.1.ann_file" if several else "val_evaluator.ann_file",
@@ -334,8 +336,6 @@ def test_a_checkpoint_of_another_model(shapes, tmp_path, fork_tool):
 
 def test_a_checkpoint_of_a_deeper_arch_is_refused():
     """Every tensor of the model is there, so that mmengine would give a figure."""
-    from _loading import check_whole
-
     small, tiny = (
         torch.nn.ModuleDict(dict(backbone=HireMLPNet(dict(NANO, depths=depths))))
         for depths in ((1, 2, 4, 2), (1, 1, 4, 2))
@@ -345,32 +345,6 @@ def test_a_checkpoint_of_a_deeper_arch_is_refused():
         check_whole(small.state_dict(), tiny, "file")
     with pytest.raises(CheckpointError, match="it holds no tensors under state_dict"):
         check_whole({}, small, "file")
-
-
-@pytest.mark.parametrize("numpy_type", ["numpy.ndarray", "numpy.dtype"])
-def test_numpy_in_a_checkpoint_builds_numbers_only(numpy_type, tmp_path):
-    """numpy's own classes could be told to make pointers of the file's bytes."""
-    import _loading
-    import numpy as np
-
-    class Pointers:
-        def __reduce__(self):
-            if numpy_type == "numpy.dtype":
-                return np.dtype, ("O",)
-            return np.ndarray, ((1,), "O", b"A" * 8)
-
-    torch.save({"log": Pointers()}, tmp_path / "file.pth")
-    log = HistoryBuffer([1.0, 2.0], [1, 1])
-    torch.save({"log": log, "n": np.float32(3)}, tmp_path / "honest.pth")
-    torch.serialization.add_safe_globals(_loading.ALLOWED)
-    with pytest.raises((pickle.UnpicklingError, CheckpointError, TypeError)):
-        torch.load(tmp_path / "file.pth")
-    honest = torch.load(tmp_path / "honest.pth")
-    assert honest["n"] == 3
-    assert honest["log"].data[0].tolist() == [1.0, 2.0]
-    assert honest["log"].mean() == 1.5
-    torch.save(honest, tmp_path / "again.pth")  # a resumed run saves it, and may be resumed
-    assert torch.load(tmp_path / "again.pth")["log"].data[0].tolist() == [1.0, 2.0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -8,8 +8,8 @@ Small detectors, segmentors and a classifier train on shapes, by epochs and by i
 loaded in the training's process and in others. Each training first runs undisturbed. Then it is
 killed (SIGKILL) and told to `--resume` until it has come to its end, half of the times at any
 moment and half of the times while it writes a checkpoint; then the next training's turn comes. Its
-lives are those of a way to train, and the ways take turns, too: `hire-mlp train`, the `tools/train.py`
-of the config's host, or a script with `Runner.from_cfg(harden(cfg))`. Checked are:
+lives are those of a way to train, and the ways take turns, too: `hire-mlp train`, `mim train`, the
+`tools/train.py` of the config's host, or a script with `Runner.from_cfg(harden(cfg))`. Checked are:
 
 - after every kill, that every checkpoint is whole, down to its checksums;
 - that no life goes on from more than one checkpoint's interval before the last kill;
@@ -20,6 +20,8 @@ of the config's host, or a script with `Runner.from_cfg(harden(cfg))`. Checked a
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib.util
 import itertools
 import multiprocessing
 import os
@@ -51,7 +53,6 @@ from shapes import write_shapes
 from hire_mlp_mm import cli
 from hire_mlp_mm.engine import harden
 from hire_mlp_mm.engine.checkpoints import read_as_data
-from hire_mlp_mm.engine.config import find_config
 from hire_mlp_mm.engine.resume import check_undamaged, read_start
 from hire_mlp_mm.errors import UserError
 
@@ -78,6 +79,7 @@ model = dict(
 train_dataloader = dict(batch_size=2, num_workers={workers}, persistent_workers={workers} > 0)
 val_dataloader = dict(batch_size=2)
 custom_hooks = [
+    *_base_.custom_hooks,
     dict(type="EMAHook", momentum=0.1),
     dict(type="ProgressHook"),
 ]
@@ -235,22 +237,49 @@ def train_by_command(config: str, work_dir: str, options: list[str]) -> None:
     cli.main(["train", config, "--work-dir", work_dir, "--resume", *options])
 
 
+def tool_of(package: str, tool: str) -> Path:
+    """Find a tool that lies in an installed package, where `mim` looks for it."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None, package
+    assert spec.origin is not None, package
+    return Path(spec.origin).parent / ".mim/tools" / tool
+
+
+def run_tool_of(package: str, tool: str, arguments: list[str]) -> None:
+    """Run a tool of an installed package, as `mim` does, and who calls it by its path."""
+    path = tool_of(package, tool)
+    sys.argv = [str(path), *arguments]
+    runpy.run_path(str(path), run_name="__main__")
+
+
 def train_by_host(config: str, work_dir: str, options: list[str]) -> None:
     """Train as the host's own tools/train.py does."""
     host = Config.fromfile(config).default_scope
-    tool = find_config(f"{host}::_base_/default_runtime.py").parents[2] / "tools/train.py"
-    sys.argv = [str(tool), config, "--work-dir", work_dir, "--resume", *options]
-    runpy.run_path(str(tool), run_name="__main__")
+    run_tool_of(host, "train.py", [config, "--work-dir", work_dir, "--resume", *options])
+
+
+def train_by_mim(config: str, work_dir: str, options: list[str]) -> None:
+    """Train as `mim train hire_mlp_mm CONFIG` does."""
+    arguments = [config, "--work-dir", work_dir, "--resume", *options, "--launcher", "none"]
+    run_tool_of("hire_mlp_mm", "train.py", arguments)
 
 
 def train_by_script(config: str, work_dir: str, options: list[str]) -> None:
     """Train as a few lines of anybody's do."""
     cfg = Config.fromfile(config)
+    for option in options[1:]:  # after --cfg-options
+        key, _, value = option.partition("=")
+        cfg.merge_from_dict({key: ast.literal_eval(value)})
     cfg.merge_from_dict(dict(work_dir=work_dir, resume=True))
     Runner.from_cfg(harden(cfg)).train()
 
 
-WAYS = {"hire-mlp": train_by_command, "host": train_by_host, "plain": train_by_script}
+WAYS = {
+    "hire-mlp": train_by_command,
+    "mim": train_by_mim,
+    "host": train_by_host,
+    "plain": train_by_script,
+}
 
 
 def train(way: str, arguments: tuple[Any, ...], log: Path, environment: dict[str, str]) -> None:

@@ -38,13 +38,16 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from _common import UserError, build_runner, read_config, run
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from scipy import stats
 from shapes import write_shapes
 
+from hire_mlp_mm.cli import run
+from hire_mlp_mm.engine.config import read_config
+from hire_mlp_mm.engine.run import build_runner
+from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.fuse import fuse
 
 mpl.use("Agg")
@@ -322,4 +325,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Path(sys.argv[0]).name)

@@ -6,6 +6,8 @@ custom_imports = dict(imports=["hire_mlp_mm", "hire_mlp_mm.mmcv_ops"], allow_fai
 # mmengine's, with every guarantee of docs/reliability.md: MMDetection's, MMSegmentation's and
 # MMPretrain's own tools build the runner that stands here.
 runner_type = "hire_mlp_mm.Runner"
+# For who builds another: MMSegmentation's tools/test.py does.
+custom_hooks = [dict(type="hire_mlp_mm.LoadHook")]
 
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -151,10 +151,11 @@ def read_as_data() -> None:
     # Holds for every `torch.load` of this process and of those that it starts.
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    CheckpointLoader.register_scheme(["", "http://", "https://"], load_checkpoint, force=True)
+    CheckpointLoader.register_scheme(["", "http://", "https://"], load_from_file, force=True)
 
 
-def load_checkpoint(filename: str, map_location: Any = None) -> dict[str, Any]:
+# mmengine's log cuts `load_from_` off the name of this function and prints the rest.
+def load_from_file(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Load a local file or a URL as mmengine does, but as data.
 
     Raises:

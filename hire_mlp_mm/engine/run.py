@@ -97,7 +97,7 @@ def test(cfg: Config, checkpoint: str) -> dict[str, float]:
     """
     cfg = harden(cfg)
     if "strategy" in cfg:  # how to train; the plain runner tests what came of it
-        del cfg["strategy"]
+        cfg.pop("strategy")
         cfg.pop("runner_type", None)
     check_file(checkpoint, "checkpoint")
     check_data(cfg, ("test",))
