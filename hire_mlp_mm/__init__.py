@@ -9,7 +9,9 @@ where mmcv has none.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -79,10 +81,18 @@ def register() -> None:
     mmcv_ops.install()
 
 
-try:
-    register()
-except ImportError as error:
-    # The network is of use without the rest; a fault of our own is one all the same.
-    if (error.name or "").startswith(__name__):
-        raise
-    why_unregistered = error
+def register_if_possible() -> None:
+    """Make mmengine know what the package has, where mmengine can be imported."""
+    global why_unregistered
+    try:
+        register()
+    except ImportError as error:
+        # The network is of use without the rest; a fault of our own is one all the same.
+        if (error.name or "").startswith(__name__):
+            raise
+        why_unregistered = error
+
+
+# The command `hire-mlp` does it itself, once a verb needs it: its help takes no seconds then.
+if Path(sys.argv[0] if sys.argv else "").stem not in ("hire-mlp", "-m"):
+    register_if_possible()

@@ -91,7 +91,6 @@ def test_a_recipe_by_name(name, package, capsys, monkeypatch, tmp_path):
     assert err == "hire-mlp swap: error: model.backbone is HireMLP already; set its arch by hand\n"
 
 
-@pytest.mark.xfail(strict=True, reason="importing the package imports mmengine and torch")
 def test_the_command_is_quick():
     """Help and mistakes import neither torch nor OpenMMLab."""
     code = (

@@ -36,7 +36,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hire_mlp_mm import HireMLP
 from hire_mlp_mm.checkpoint import CheckpointError
-from hire_mlp_mm.engine import harden
 from hire_mlp_mm.engine.processes import join_processes_on_cpu, leave_process_group
 from hire_mlp_mm.engine.run import build_runner
 from hire_mlp_mm.hire_mlp import Block
@@ -462,7 +461,7 @@ def test_a_process_ends_with_its_agent(tmp_path):
     """As one that is killed, and so the processes on other machines end, too."""
     worker = tmp_path / "worker.py"
     worker.write_text(
-        f"import os, sys, time; from hire_mlp_mm.cli import run\n"
+        "import os, sys, time; from hire_mlp_mm.cli import run\n"
         "run(lambda: (print(os.getpid(), flush=True), time.sleep(60)), 'worker')\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--master-port", free_port()]

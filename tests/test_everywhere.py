@@ -210,7 +210,9 @@ def test_a_checkpoint_is_tested(way, runs, shapes, tmp_path, fork_tool):
     assert f"{path} refused: reading it would run code (posix.system)" in last
     assert not mark.exists()
     path = tmp_path / "other.pth"
-    torch.save(dict(state_dict={k.replace("backbone", "encoder"): v for k, v in state.items()}), path)
+    torch.save(
+        dict(state_dict={k.replace("backbone", "encoder"): v for k, v in state.items()}), path
+    )
     code, _, last = test(path)
     assert code == expected
     assert f"checkpoint {path} is not of this config's model" in last

@@ -206,7 +206,7 @@ def test_an_infinite_loss_whose_gradients_are_fine():
     step(runner, hook)
     before = model.weight.detach().clone()
     assert not torch.equal(before, torch.ones(2))
-    with pytest.raises(UserError, match="the loss is inf, with the images image.jpg"):
+    with pytest.raises(UserError, match=r"the loss is inf, with the images image\.jpg"):
         step(runner, hook, more=float("inf"))
     assert torch.equal(model.weight, before)
 
@@ -217,7 +217,7 @@ def test_accumulated_gradients_are_looked_at_before_their_step():
     runner, hook = prepared(model, accumulative_counts=3)
     runner.optim_wrapper.initialize_count_status(model, 0, 9)
     step(runner, hook)
-    with pytest.raises(UserError, match="the loss is nan, with the images bad.jpg"):
+    with pytest.raises(UserError, match=r"the loss is nan, with the images bad\.jpg"):
         step(runner, hook, image="bad.jpg", factor=float("nan"))
     assert (model.weight == 1).all()
 

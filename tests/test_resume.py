@@ -97,7 +97,9 @@ class CrashHook(Hook):
 
 def loader(sampler, **settings):
     sampler = dict(type=sampler, shuffle=True)
-    return dict(dict(dataset=dict(type="Data"), sampler=sampler, batch_size=3, num_workers=0), **settings)
+    return dict(
+        dict(dataset=dict(type="Data"), sampler=sampler, batch_size=3, num_workers=0), **settings
+    )
 
 
 ASPECT = dict(type="mmdet.AspectRatioBatchSampler")

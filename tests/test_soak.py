@@ -12,6 +12,8 @@ import soak
 import torch
 from PIL import Image
 
+from hire_mlp_mm import cli
+
 ITERATIONS = np.arange(10, 2001, 10)
 
 

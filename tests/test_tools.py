@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
 from PIL import Image
 from shapes import write_shapes
 

@@ -510,7 +510,8 @@ def main() -> None:
     args = parse_args()
     rng = random.Random(args.seed)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    print(f"seed {args.seed}, {args.kills} kills, by {' and '.join(args.ways)}, in {folder}", flush=True)
+    by = " and ".join(args.ways)
+    print(f"seed {args.seed}, {args.kills} kills, by {by}, in {folder}", flush=True)
     write_shapes(folder / "shapes", train=2 * INTERVAL, val=2)
     os.environ["SHAPES_ROOT"] = f"{folder}/shapes/"
     count: Counter = Counter()

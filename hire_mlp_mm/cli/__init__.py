@@ -103,7 +103,10 @@ def call(verb: str, prog: str, words: Sequence[str]) -> None:
         module = load(verb)
         parser = Parser(prog=prog, description=module.__doc__)
         module.add_arguments(parser)
-        return module.main(parser.parse(words))
+        arguments = parser.parse(words)
+        if verb != "doctor":  # which wants to say what keeps the hosts from being imported
+            importlib.import_module("hire_mlp_mm").register_if_possible()
+        return module.main(arguments)
 
     run(work, prog)
 

@@ -10,7 +10,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
-from torch.fx.experimental import _config as symbolic_shapes
+from torch.fx.experimental import _config
 
 from ..errors import UserError
 from ..fuse import FusedHireMLP, fuse
@@ -18,6 +18,7 @@ from ..hire_mlp import HireMLPNet
 from ..registry import HOOKS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+symbolic_shapes: Any = _config
 GRAPHS = 64  # for each stage and shift, in training and in evaluation; torch allows 8
 
 Backbone = HireMLPNet | FusedHireMLP
@@ -41,7 +42,8 @@ def compiling() -> Iterator[None]:
     config = torch._dynamo.config
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     with ExitStack() as stack:
-        stack.enter_context(config.patch(**{limit: max(getattr(config, limit), GRAPHS)}))
+        most = max(getattr(config, limit), GRAPHS)
+        stack.enter_context(config.patch(**{limit: most}))
         # A map as high as it has channels is chance, and no reason for a graph of its own.
         stack.enter_context(symbolic_shapes.patch(use_duck_shape=False))
         yield
@@ -57,7 +59,8 @@ def compile_blocks(backbone: Backbone) -> None:
     Raises:
         UserError: the backbone recomputes blocks, which compiled ones do by themselves.
     """
-    for stage in backbone.stages:
+    stages: Any = backbone.stages
+    for stage in stages:
         if getattr(stage, "with_cp", False):
             raise UserError("--compile-backbone: expected with_cp=False in the backbone's config")
         for block in stage.blocks:
@@ -85,7 +88,7 @@ def run_in(backbone: Backbone, dtype: torch.dtype) -> None:
 
 def use_channels_last(model: nn.Module) -> None:
     """Lay convolution weights channels last in memory, and maps from the backbone on."""
-    model.to(memory_format=torch.channels_last)
+    nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for backbone in backbones(model):
         backbone.register_forward_pre_hook(
             lambda _, inputs: (inputs[0].contiguous(memory_format=torch.channels_last),)
@@ -112,7 +115,7 @@ class BackboneHook(Hook):
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        self.fused, self.dtype = fused, dtype and DTYPES[dtype]
+        self.fused, self.dtype = fused, DTYPES[dtype] if dtype else None
         self.channels_last, self.compiled = channels_last, compiled
         self.settings = ExitStack()  # of the compiler
 

@@ -29,9 +29,8 @@ from ..checkpoint import (
     match_state_dict,
     oddity,
     plain,
-    short,
 )
-from ..errors import UserError
+from ..errors import UserError, short
 from ..files import WHOLE
 from ..hire_mlp import HireMLPNet
 from ..registry import HOOKS

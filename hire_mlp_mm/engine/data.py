@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import os
 import traceback
-from collections import Counter
 from collections.abc import Iterator
 from logging import WARNING
 from typing import Any
@@ -45,7 +44,7 @@ def guard_dataset(host: Any) -> Any:
 def guard_metric(host: Any) -> Any:
     """Return a metric's class that names the annotation file which it cannot read."""
 
-    class Metric(host):  # type: ignore[misc]
+    class Metric(host):
         __doc__ = host.__doc__
 
         def __init__(self, *args: Any, **options: Any) -> None:
@@ -119,7 +118,8 @@ class Guarded(BaseDataset):
         except FileNotFoundError as error:
             raise DataError(f"{error.filename or self.path(idx)} not found") from error
         except Exception as error:
-            sample = self.replace_or_raise(idx, error)
+            self.replace_or_raise(idx, error)
+            sample = None
         self.refused = 0 if sample is not None else self.refused + 1
         if self.refused > self.max_refetch:
             raise DataError(
@@ -194,7 +194,7 @@ def no_images(dataset: Any) -> str:
 
 def list_skipped(dataset: Any) -> str:
     """Say what was skipped, by reason."""
-    boxes: Counter[str] = getattr(dataset, "skipped", Counter())
+    boxes = getattr(dataset, "skipped", {})
     return "".join(f"; skipped {count} boxes {reason}" for reason, count in boxes.items())
 
 
@@ -286,8 +286,9 @@ def add_checks(pipeline: Any, check: CheckSample) -> bool:
         if isinstance(pipeline, LoadImageFromFile):
             pipeline.ignore_empty = False  # errors come to `Guarded.replace_or_raise`
         return replaces
-    parts = [getattr(pipeline, name, None) for name in ("transforms", "subroutines")]
-    return any([add_checks(part, check) for part in parts if part is not None])
+    for name in ("transforms", "subroutines"):
+        replaces |= add_checks(getattr(pipeline, name, []), check)
+    return replaces
 
 
 class CheckSample(BaseTransform):
@@ -351,4 +352,4 @@ class CheckSample(BaseTransform):
 def largest_label(path: str) -> int:
     """Return the largest label in a mask of more than 8 bits; others are not read."""
     with Image.open(path) as mask:
-        return int(np.max(mask)) if mask.mode[0] in "IF" else 0
+        return int(np.asarray(mask).max()) if mask.mode[0] in "IF" else 0

@@ -128,9 +128,10 @@ class FiniteHook(Hook):
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model within wrappers for several processes."""
-    while is_model_wrapper(model):
-        model = model.module
-    return model
+    inner: Any = model
+    while is_model_wrapper(inner):
+        inner = inner.module
+    return inner
 
 
 def wrappers(optimizers: Any) -> list[BaseOptimWrapper]:

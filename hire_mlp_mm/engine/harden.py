@@ -85,7 +85,7 @@ def harden_loader(loader: ConfigDict, training: bool) -> None:
         harden_dataset(dataset)
     then = loader.get("worker_init_fn")
     if not (then and ours(then)):
-        start = dict(type=f"{SCOPE}.start_worker")
+        start: dict[str, Any] = dict(type=f"{SCOPE}.start_worker")
         if then:
             start["then"] = then
         if loader.pop("disable_subprocess_warning", False):

@@ -34,13 +34,13 @@ def begin(runner: Any, dataloader: DataLoader | dict[str, Any]) -> tuple[DataLoa
         # mmengine takes up the seed later, when the order of the data has been drawn.
         runner.set_randomness(**{**settings, "seed": seed})
     seed_everything(seed)
-    if isinstance(dataloader, dict):
-        different = bool(settings.get("diff_rank_seed"))
-        dataloader = runner.build_dataloader(dataloader, seed, different)
-    batches = dataloader.batch_sampler
+    different = bool(settings.get("diff_rank_seed"))
+    loader: DataLoader = runner.build_dataloader(dataloader, seed, different)
+    batches = loader.batch_sampler
     if isinstance(batches, PlacedBatchSampler):
-        batches.begin(seed, *meta.get("place", (0, 0)), order=meta.get("order"))
-    return dataloader, start
+        epoch, skip = meta.get("place", (0, 0))
+        batches.begin(seed, epoch, skip, order=meta.get("order"))
+    return loader, start
 
 
 def validation_is_due(loop: HostEpochs | HostIterations) -> bool:

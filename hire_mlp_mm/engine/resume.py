@@ -192,8 +192,8 @@ def read_start(path: str) -> Start:
     except Exception as error:  # a damaged file can make its reader raise anything
         check_undamaged(path)  # says what is wrong, as a rule
         raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
-    parts = loaded if isinstance(loaded, dict) else {}
-    meta = parts.get("meta")
+    parts: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
+    meta: Any = parts.get("meta")
     # The best and published ones have no optimizer: mmengine would go on with a fresh one.
     known = isinstance(meta, dict) and {"epoch", "iter"} <= meta.keys()
     if not known or not {"message_hub", "optimizer"} <= parts.keys():
