@@ -122,6 +122,18 @@ def test_a_wrong_file_of_the_data_is_named(way, training, shapes, tmp_path, monk
 
 @every_way
 @pytest.mark.timeout(600)
+def test_data_that_are_not_there_are_named(way, training, monkeypatch):
+    """And `hire-mlp` says what to set, before anything is built."""
+    monkeypatch.setenv("SHAPES_ROOT", "/nowhere/")
+    run = training("missing")
+    code = run.finish()
+    assert_ended(way, code, run.log, r"/nowhere/.* not found")
+    told = "set SHAPES_ROOT" in run.log.read_text().splitlines()[-1]
+    assert told == (way in ONE_LINE)
+
+
+@every_way
+@pytest.mark.timeout(600)
 def test_a_checkpoint_that_would_run_code_is_refused(way, training, tmp_path):
     run, mark = training("hostile"), tmp_path / "ran"
     run.work_dir.mkdir()

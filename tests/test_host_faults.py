@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -91,8 +93,44 @@ def test_fsdp_gives_the_optimizers_state_where_torch_wants_the_model():
     assert "optim_state_dict_to_load(state_dict,self.model" in source
 
 
-@pytest.mark.parametrize("name", ["_wrap_model", "load_optim_state_dict"])
-def test_the_strategy_has_both(name):
+class Writer:
+    """A strategy that is killed while it writes."""
+
+    state_dict_type = SimpleNamespace(name="FULL_STATE_DICT")
+    killed = False
+
+    def save_checkpoint(self, filename: str) -> None:
+        Path(filename).write_text("half" if self.killed else "whole")
+        if self.killed:
+            raise KeyboardInterrupt
+
+
+class WholeWriter(host_faults.FSDPStrategyFaults, Writer):
+    pass
+
+
+def test_fsdp_writes_checkpoints_in_place(tmp_path):
+    """Mended, when mmengine's strategies take the hook's `backend_args`."""
+    assert "backend_args" not in inspect.signature(fsdp.HostStrategy.save_checkpoint).parameters
+    path = tmp_path / "iter_1.pth"
+    strategy = WholeWriter()
+    strategy.save_checkpoint(str(path))
+    assert path.read_text() == "whole"
+    strategy.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        strategy.save_checkpoint(str(path))
+    assert path.read_text() == "whole"
+    strategy.killed, strategy.state_dict_type = False, SimpleNamespace(name="LOCAL_STATE_DICT")
+    strategy.save_checkpoint(str(tmp_path / "folder"))  # of files of each process, as it is
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        "folder",
+        "iter_1.pth",
+        "iter_1.pth.part",
+    ]
+
+
+@pytest.mark.parametrize("name", ["_wrap_model", "load_optim_state_dict", "save_checkpoint"])
+def test_the_strategy_has_all(name):
     assert getattr(fsdp.FSDPStrategy, name) is getattr(host_faults.FSDPStrategyFaults, name)
     assert issubclass(fsdp.FSDPStrategy, fsdp.HostStrategy)
     assert torch.distributed.is_available()

@@ -22,20 +22,22 @@ from tests.conftest import ROOT
 UV = Path(sys.executable).with_name("uv")
 MAINTAINERS = ("chaos", "model_tables", "setup_env", "soak", "sweep")  # tools for them alone
 BY_NAME = "hire_mlp_mm::cascade_mask_rcnn_hire_s_coco.py"
-TRAIN_A_STEP = """
-import hire_mlp_mm, hire_mlp_mm.mmcv_ops
-from mmengine.config import Config
-from mmengine.runner import Runner
-print(hire_mlp_mm.__file__)
-cfg = Config.fromfile("mine.py")
-Runner.from_cfg(cfg).train()
-"""
 MINE = """
 _base_ = "hire_mlp_mm::cascade_mask_rcnn_hire_nano_shapes.py"
 train_cfg = dict(max_iters=1, val_interval=2)
 train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False)
 default_hooks = dict(logger=dict(interval=1))
-work_dir = "work"
+work_dir = "mim"
+"""
+PREDICT = """
+import sys
+import hire_mlp_mm
+print(hire_mlp_mm.__file__)
+from mmdet.apis import DetInferencer
+inferencer = DetInferencer(weights=sys.argv[1], device="cpu", show_progress=False)
+found = inferencer(sys.argv[2], no_save_vis=True)["predictions"][0]
+print()
+print(len(found["labels"]))
 """
 
 
@@ -111,22 +113,26 @@ def test_source_archive_holds_every_file(archives):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_wheel_trains_a_step_without_a_checkout(installed, tmp_path):
+def test_the_wheel_trains_tests_and_predicts_without_a_checkout(installed, tmp_path):
+    """A recipe by its name, and a config of the user's by `mim`; then the host's inference."""
     python, site = installed
     write_shapes(tmp_path / "shapes", train=2, val=1)
-    (tmp_path / "mine.py").write_text(MINE)
     env = {"SHAPES_ROOT": str(tmp_path / "shapes"), "OMP_NUM_THREADS": "1"}
-    said = run(python, "-c", TRAIN_A_STEP, cwd=tmp_path, env=env)
-    assert said.startswith(str(site / "hire_mlp_mm"))
-    assert "Iter(train) [1/1]" in said
-    assert (tmp_path / "work/iter_1.pth").exists()
-    # what `mim train hire_mlp_mm upernet_hire_nano_shapes.py` does
-    mim = site / "hire_mlp_mm/.mim"
-    config = mim / "configs/upernet_hire_nano_shapes.py"
+    here = dict(cwd=tmp_path, env=env)
+    command, recipe = python.with_name("hire-mlp"), "cascade_mask_rcnn_hire_nano_shapes"
     short = ["train_cfg.max_iters=1", "train_cfg.val_interval=2", "train_dataloader.batch_size=2"]
-    options = ["--work-dir", "mim", "--cfg-options", *short]
-    run(python, mim / "tools/train.py", config, *options, cwd=tmp_path, env=env)
+    run(command, "train", recipe, "--work-dir", "work", "--cfg-options", *short, **here)
+    assert (tmp_path / "work/iter_1.pth").exists()
+    said = run(command, "test", f"hire_mlp_mm::{recipe}.py", "work/iter_1.pth", **here)
+    assert "coco/bbox_mAP: " in said
+    # what `mim train hire_mlp_mm mine.py` does
+    (tmp_path / "mine.py").write_text(MINE)
+    run(python, site / "hire_mlp_mm/.mim/tools/train.py", "mine.py", **here)
     assert (tmp_path / "mim/iter_1.pth").exists()
+    image = next((tmp_path / "shapes/images/validation").iterdir())
+    said = run(python, "-c", PREDICT, "work/iter_1.pth", image, **here)
+    assert said.splitlines()[0].startswith(str(site / "hire_mlp_mm"))
+    assert int(said.splitlines()[-1]) > 0
 
 
 @pytest.mark.slow

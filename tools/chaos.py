@@ -71,7 +71,7 @@ PRELOAD = [
 ]
 
 SMALL = """
-custom_imports = dict(imports=["hire_mlp_mm", "hire_mlp_mm.mmcv_ops", "chaos"])
+custom_imports = dict(imports=["hire_mlp_mm", "chaos"])
 dims = (8, 12, 16, 20)
 model = dict(
     backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1), dims=dims), drop_path_rate=0.3),
@@ -156,7 +156,7 @@ log_processor = dict(by_epoch=True)
 """
 CLASSIFIER = f"""
 runner_type = "hire_mlp_mm.Runner"
-custom_imports = dict(imports=["hire_mlp_mm", "hire_mlp_mm.mmcv_ops", "chaos"])
+custom_imports = dict(imports=["hire_mlp_mm", "chaos"])
 default_scope = "mmpretrain"
 dims = (8, 12, 16, 20)
 arch = dict(depths=(1, 1, 1, 1), dims=dims)

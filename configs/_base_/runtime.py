@@ -1,7 +1,7 @@
 """What every recipe shares: the backbone's registration, its runner, logging, environment."""
 
-# The second import lets detectors run on mmcv-lite; with compiled mmcv it does nothing.
-custom_imports = dict(imports=["hire_mlp_mm", "hire_mlp_mm.mmcv_ops"], allow_failed_imports=False)
+# It also lets detectors run on mmcv-lite; with compiled mmcv it leaves mmcv's ops alone.
+custom_imports = dict(imports=["hire_mlp_mm"], allow_failed_imports=False)
 
 # mmengine's, with every guarantee of docs/reliability.md: MMDetection's, MMSegmentation's and
 # MMPretrain's own tools build the runner that stands here.

@@ -8,7 +8,7 @@ from .changes import Swap, as_list
 
 # Red, green, blue, on a scale of 0 to 255: how the images of the ImageNet weights were normalised.
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-IMPORTS = ("hire_mlp_mm", "hire_mlp_mm.mmcv_ops")
+PACKAGE = "hire_mlp_mm"
 LAYER_DECAY = "LayerDecayOptimWrapperConstructor"
 HOST_LAYER_DECAY = ("decay_rate", "layer_decay_rate", "decay_type", "num_layers")
 
@@ -46,8 +46,11 @@ def drop_remains(swap: Swap) -> None:
     if not cfg.get("sync_bn"):
         swap.set(cfg, "", "sync_bn", "torch")
     imports = list((cfg.get("custom_imports") or {}).get("imports") or [])
-    imports += [name for name in IMPORTS if name not in imports]
+    imports += [] if PACKAGE in imports else [PACKAGE]
     swap.set(cfg, "", "custom_imports", dict(imports=imports, allow_failed_imports=False))
+    if not cfg.get("runner_type"):
+        # The hosts' own tools build it, with every guarantee of docs/reliability.md.
+        swap.set(cfg, "", "runner_type", f"{PACKAGE}.Runner")
     use_own_layer_decay(swap)
 
 

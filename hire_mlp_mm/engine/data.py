@@ -67,7 +67,7 @@ DATASETS.guard, METRICS.guard = guard_dataset, guard_metric
 def unreadable(place: str, error: Exception) -> DataError:
     """Make the error of an annotation file that a data set or a metric cannot read."""
     if isinstance(error, FileNotFoundError):
-        return DataError(f"annotation file {error.filename or place} not found")
+        return DataError(f"{error.filename or place} not found")
     return DataError(f"annotation file {place} cannot be read: {describe(error)}")
 
 
