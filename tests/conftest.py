@@ -29,6 +29,17 @@ NANO = dict(
 )
 
 
+# Of a process that imports a host: mmdet and mmseg cannot be imported on mmcv-lite alone, and the
+# package's stand-in for the ops would come with the package; here is one that has nothing.
+WITHOUT_OPS = """
+import importlib.machinery, sys, types
+ops = types.ModuleType("mmcv._ext")
+ops.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
+ops.__getattr__ = lambda name: None
+sys.modules["mmcv._ext"] = ops
+"""
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hire_mlp_mm import HireMLP, backbone
-from tests.conftest import NANO, ROOT
+from tests.conftest import NANO, ROOT, WITHOUT_OPS
 
 OUT_INDICES = [c for n in (1, 2, 3, 4) for c in combinations(range(4), n)]
 
@@ -53,13 +53,7 @@ def test_weights_that_somebody_loads_are_noticed(made, by_mmengine):
 def test_scoped_name_needs_no_import(scope):
     """As in a config that says type='hire_mlp_mm.HireMLP' and has no custom_imports."""
     code = (
-        # mmdet and mmseg cannot be imported on mmcv-lite alone, and the package's stand-in for
-        # the ops would come with the package: here is one that has nothing.
-        "import importlib.machinery, sys, types\n"
-        "ops = types.ModuleType('mmcv._ext')\n"
-        "ops.__spec__ = importlib.machinery.ModuleSpec('mmcv._ext', None)\n"
-        "ops.__getattr__ = lambda name: None\n"
-        "sys.modules['mmcv._ext'] = ops\n"
+        f"{WITHOUT_OPS}"
         "from mmengine.registry import DefaultScope\n"
         f"from {scope}.registry import MODELS\n"
         "assert 'hire_mlp_mm' not in sys.modules\n"

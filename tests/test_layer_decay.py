@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hire_mlp_mm import HireMLP
 from hire_mlp_mm.hire_mlp import ARCHS
 from hire_mlp_mm.layer_decay import find_backbones
-from tests.conftest import NANO, ROOT
+from tests.conftest import NANO, ROOT, WITHOUT_OPS
 
 BACKBONE = dict(type="HireMLP", arch=NANO)
 LAYERS = sum(NANO["depths"]) + 2
@@ -454,8 +454,7 @@ def test_another_backbone_that_knows_its_layers():
 @pytest.mark.parametrize("host", HOSTS)
 def test_scoped_name_needs_no_import(host):
     code = (
-        "import sys, runpy, torch\n"
-        "runpy.run_path('hire_mlp_mm/mmcv_ops.py')\n"
+        f"{WITHOUT_OPS}import torch\n"
         "from mmengine.registry import DefaultScope\n"
         f"from {host}.registry import OPTIM_WRAPPER_CONSTRUCTORS\n"
         "assert 'hire_mlp_mm' not in sys.modules\n"

@@ -17,6 +17,7 @@ from shapes import write_shapes
 
 from hire_mlp_mm import mmcv_ops
 from hire_mlp_mm.checkpoint import CheckpointError
+from hire_mlp_mm.engine import harden
 from hire_mlp_mm.engine.checkpoints import check_whole
 from hire_mlp_mm.engine.config import check_data
 from hire_mlp_mm.errors import UserError
@@ -320,6 +321,19 @@ def test_advice_on_missing_data_can_be_followed(several, tmp_path):
         "val_dataloader.dataset.data_root",
         "val_evaluator.1.ann_file" if several else "val_evaluator.ann_file",
     ]
+
+
+@pytest.mark.parametrize("hardened", [False, True])
+def test_data_sets_that_fetch_themselves_may_be_missing(hardened):
+    loaders = {
+        name: dict(dataset=dict(type=name, data_root="gone", split="train"), sampler=None)
+        for name in ("CIFAR10", "ImageNet")
+    }
+    cfg = Config(dict(train_dataloader=loaders["CIFAR10"], val_dataloader=loaders["ImageNet"]))
+    cfg = harden(cfg) if hardened else cfg
+    check_data(cfg, ("train",))
+    with pytest.raises(UserError, match=r"data set folder gone not found \(in val_dataloader\)"):
+        check_data(cfg, ("train", "val"))
 
 
 def test_a_checkpoint_of_another_model(shapes, tmp_path, fork_tool):

@@ -116,7 +116,8 @@ def data_paths(dataset: ConfigDict, key: str) -> Iterator[tuple[str, str, str]]:
             yield from data_paths(inner, inner_key)
     if dataset.get("datasets") or dataset.get("dataset"):
         return
-    if dataset.get("type") in DOWNLOADING:
+    kind = str(dataset.get("type")).rpartition(".")[2]  # guarded or not
+    if kind in DOWNLOADING:
         return
     root = dataset.get("data_root") or ""
     if "://" in root or dataset.get("backend_args"):
@@ -126,7 +127,7 @@ def data_paths(dataset: ConfigDict, key: str) -> Iterator[tuple[str, str, str]]:
     if dataset.get("ann_file"):
         yield os.path.join(root, dataset.ann_file), "annotation file", f"{key}.ann_file"
     prefixes: Any = dataset.get("data_prefix") or {}
-    if dataset.get("type") == "ImageNet" and not prefixes:
+    if kind == "ImageNet" and not prefixes:
         prefixes = dataset.get("split") or {}
     for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
         if prefix:
