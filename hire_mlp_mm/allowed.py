@@ -26,7 +26,7 @@ PRIVATE = ("argparse.Namespace",)
 
 
 def can_read_data() -> bool:
-    """Whether torch reads files as data by such a list; 2.6 is the first that does."""
+    """Tell whether torch reads files as data by such a list; 2.6 is the first that does."""
     return hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint")
 
 

@@ -90,7 +90,7 @@ class WholeImages(LocalBackend):
 
 
 def has_end(jpeg: bytes) -> bool:
-    """Whether a JPEG's segments, thumbnails left aside, go on to its end marker."""
+    """Tell whether a JPEG's segments, thumbnails left aside, go on to its end marker."""
     position = len(JPEG)
     while marker := JPEG_MARKER.search(jpeg, position):
         if marker[1] == b"\xd9":

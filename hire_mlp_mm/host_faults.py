@@ -18,10 +18,11 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hub import hub
 from torch import nn
+from torch.utils.data import DataLoader
 
 from .files import give_name
+from .registry import SCOPE
 
-PACKAGE = "hire_mlp_mm"
 CONFIGS = Path(__file__).parent / ".mim" / "configs"
 
 
@@ -31,7 +32,7 @@ def mend() -> None:
 
 
 # Recipes by name ---------------------------------------------------------------------------------
-# mmengine looks up `PACKAGE::NAME` in OpenMMLab's own packages only, wants a folder in NAME, and
+# mmengine looks up `SCOPE::NAME` in OpenMMLab's own packages only, wants a folder in NAME, and
 # gives what it finds the package's scope, in which there is no detector. (mmengine 0.10.7,
 # onedl-mmengine 0.10.12.)
 
@@ -51,7 +52,7 @@ def name_recipes() -> None:
 def base_path(base: str, filename: str) -> tuple[str, str | None]:
     """Return path and scope of a base that the config `filename` names."""
     package, _, name = base.partition("::")
-    if package == PACKAGE and name:
+    if package == SCOPE and name:
         return str(CONFIGS / name), None
     return path_by_mmengine(base, filename)
 
@@ -63,7 +64,7 @@ def package_and_name(config: str) -> tuple[str, str]:
     editable installs, too.
     """
     package, _, name = config.partition("::")
-    return (__name__, name) if package == PACKAGE else name_by_mmengine(config)
+    return (__name__, name) if package == SCOPE else name_by_mmengine(config)
 
 
 # FSDP --------------------------------------------------------------------------------------------
@@ -107,6 +108,18 @@ class FSDPStrategyFaults:
         host.save_checkpoint(part, **options)
         if is_main_process():
             give_name(Path(part), Path(filename))
+
+
+# MMPretrain's PreciseBNHook ----------------------------------------------------------------------
+
+
+def tell_batch_size(loader: DataLoader, batch_size: int) -> None:
+    """Let a loader with a batch sampler say how large its batches are.
+
+    MMPretrain's PreciseBNHook divides by `loader.batch_size`, which torch has as None beside a
+    batch sampler, and refuses to set. (mmpretrain 1.2.0, onedl-mmpretrain 1.3.6.)
+    """
+    vars(loader)["batch_size"] = batch_size
 
 
 # MMSegmentation's resize -------------------------------------------------------------------------

@@ -447,6 +447,23 @@ def test_unreadable_images_that_the_config_replaces_are_counted(load, data, monk
         list(loader)
 
 
+def test_missing_images_are_replaced_where_the_config_wants_that(load, data):
+    (data / IMAGE).unlink()
+    pipeline = [dict(type="LoadImageFromFile", ignore_empty=True), dict(type="PackDetInputs")]
+    pipeline[1]["meta_keys"] = ()
+    loader = load("mmdet", pipeline=pipeline)
+    assert sum(len(batch["inputs"]) for batch in loader) == 4
+
+
+@pytest.mark.parametrize("named", ["backend_args", "file_client_args"])
+def test_a_local_backend_that_is_named_reads_whole_images_too(named, load, data):
+    half(data)
+    backend = dict(backend="local" if named == "backend_args" else "disk")
+    pipeline = [dict(type="LoadImageFromFile", **{named: backend}), dict(type="PackSegInputs")]
+    with pytest.raises(DataError, match=f"{IMAGE}: the JPEG is truncated"):
+        list(load("mmseg", pipeline=pipeline))
+
+
 def test_within_other_data_sets_and_processes(load, data):
     half(data)
     part = load("mmseg", num_batch_per_epoch=1)

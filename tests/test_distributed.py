@@ -367,6 +367,7 @@ def train_and_go_on(folder: str) -> None:
     join_processes_on_cpu(cfg)
     settings = dict(launcher="pytorch", model_wrapper_cfg=cfg.model_wrapper_cfg)
     for loop in ("endless by shape", "epochs by shape", "within epochs"):
+        settings["apart"] = loop == "epochs by shape"  # a seed for each process
         test_resume.train(f"{folder}/{loop}/whole", *LOOPS[loop], **settings)
         for place in ("iteration", "validation"):
             work_dir = f"{folder}/{loop}/{place}"

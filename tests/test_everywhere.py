@@ -55,6 +55,28 @@ def training(way, shapes, tmp_path, monkeypatch):
     return make
 
 
+@functools.cache
+def trained(name: str, folder: Path, shapes: Path) -> chaos.Training:
+    """A training that has come to its end."""
+    run = chaos.Training(chaos.write_config(name, folder), folder / "train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHAPES_ROOT", f"{shapes}/")
+        assert run.finish() == 0, run.log.read_text()[-2000:]
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(shapes, tmp_path_factory):
+    """A training of each host by name."""
+    names = {
+        "mmdet": "detector, epochs",
+        "mmseg": "segmentor, epochs",
+        "mmpretrain": "classifier, epochs, 2 workers",
+    }
+    folders = {host: tmp_path_factory.mktemp(host) for host in names}
+    return lambda host: trained(names[host], folders[host], shapes)
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -145,29 +167,24 @@ def test_a_checkpoint_that_would_run_code_is_refused(way, training, tmp_path):
     assert not mark.exists()
 
 
+@every_way
+@pytest.mark.timeout(600)
+def test_a_checkpoint_of_another_model_is_refused(way, training, runs, guarded):
+    """mmengine would load what fits, and go on."""
+    name = WAYS[way][1]
+    hosts = {"detector": "mmdet", "segmentor": "mmseg", "classifier": "mmpretrain"}
+    run, finished = training("other"), runs(hosts[name.partition(",")[0]])
+    last = next(path for path in finished.checkpoints() if not path.name.startswith("best"))
+    other = torch.load(last)
+    lacking = "backbone.stages.3.blocks.0.mlp.fc1.weight"
+    del other["state_dict"][lacking], other["ema_state_dict"][f"module.{lacking}"]
+    run.work_dir.mkdir()
+    torch.save(other, run.work_dir / ("epoch_6.pth" if "epochs" in name else "iter_18.pth"))
+    code = run.finish()
+    assert_ended(way, code, run.log, r"lacks stages\.3\.blocks\.0\.mlp\.fc1\.weight")
+
+
 # Tests ------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def trained(name: str, folder: Path, shapes: Path) -> chaos.Training:
-    """A training that has come to its end."""
-    run = chaos.Training(chaos.write_config(name, folder), folder / "train")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHAPES_ROOT", f"{shapes}/")
-        assert run.finish() == 0, run.log.read_text()[-2000:]
-    return run
-
-
-@pytest.fixture(scope="module")
-def runs(shapes, tmp_path_factory):
-    """A training of each host by name."""
-    names = {
-        "mmdet": "detector, epochs",
-        "mmseg": "segmentor, epochs",
-        "mmpretrain": "classifier, epochs, 2 workers",
-    }
-    folders = {host: tmp_path_factory.mktemp(host) for host in names}
-    return lambda host: trained(names[host], folders[host], shapes)
 
 
 SCRIPT = """

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, LVISV1Dataset, Objects365V1Dataset
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import CheckpointHook
@@ -19,10 +19,12 @@ from mmengine.registry import DATASETS, HOOKS, DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, get_worker_info
 
-from hire_mlp_mm.engine import harden
+from hire_mlp_mm.engine import harden, options
+from hire_mlp_mm.engine.checkpoints import CheckpointHook as OurCheckpointHook
 from hire_mlp_mm.engine.config import find_config
-from hire_mlp_mm.engine.data import Guarded
+from hire_mlp_mm.engine.data import Guarded, GuardedCoco, guard_dataset
 from hire_mlp_mm.engine.randomness import Batch, PlacedBatchSampler
+from hire_mlp_mm.files import WHOLE
 from tests.conftest import ROOT
 
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
@@ -107,6 +109,45 @@ def test_classes_in_the_place_of_names():
     assert hard.default_hooks.checkpoint.interval == 2
     assert issubclass(DATASETS.get(hard.train_dataloader.dataset.type), CocoDataset)
     assert harden(hard).to_dict() == hard.to_dict()
+
+
+def test_a_class_that_no_name_finds_stays():
+    class Local(CocoDataset):
+        pass
+
+    dataset = dict(type=Local, ann_file="a.json")
+    hard = harden(dict(train_dataloader=dict(dataset=dataset, sampler=dict(type="DefaultSampler"))))
+    assert hard.train_dataloader.dataset.type is Local
+
+
+def test_a_path_to_resume_from():
+    """mmengine's plain runner takes it for True, and goes on from something else."""
+    hard = harden(dict(resume="a.pth"))
+    assert (hard.resume, hard.load_from) == (True, "a.pth")
+
+
+def test_metrics_within_an_evaluator():
+    metric = dict(type="CocoMetric", ann_file="a.json")
+    hard = harden(dict(test_evaluator=dict(type="Evaluator", metrics=[metric])))
+    assert hard.test_evaluator.metrics[0].type == "hire_mlp_mm.CocoMetric"
+    hard.default_scope = "mmdet"
+    options.dump_predictions(hard, "out.pkl")
+    kinds = [one.type for one in hard.test_evaluator.metrics]
+    assert kinds == ["hire_mlp_mm.CocoMetric", "mmdet.DumpDetResults"]
+
+
+@pytest.mark.parametrize(("out_dir", "whole"), [(None, True), ("a/b", True), ("s3://a/b", False)])
+def test_checkpoints_elsewhere_are_left_to_their_backend(out_dir, whole):
+    hook = OurCheckpointHook(out_dir=out_dir)
+    assert (hook.backend_args == dict(backend=WHOLE)) == whole
+
+
+def test_data_sets_that_read_their_file_in_their_own_way_are_not_checked():
+    """LVIS has an API of its own, and Objects365 sorts the categories of an unsorted file."""
+    for kind in (LVISV1Dataset, Objects365V1Dataset):
+        assert issubclass(guard_dataset(kind), kind)
+        assert not issubclass(guard_dataset(kind), GuardedCoco)
+    assert issubclass(guard_dataset(CocoDataset), GuardedCoco)
 
 
 def test_what_is_not_there_is_not_needed():

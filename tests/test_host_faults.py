@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.utils.data import BatchSampler, DataLoader
 
 from hire_mlp_mm import fsdp, host_faults
 from tests.conftest import ROOT
@@ -134,6 +135,22 @@ def test_the_strategy_has_all(name):
     assert getattr(fsdp.FSDPStrategy, name) is getattr(host_faults.FSDPStrategyFaults, name)
     assert issubclass(fsdp.FSDPStrategy, fsdp.HostStrategy)
     assert torch.distributed.is_available()
+
+
+def test_a_loader_with_a_batch_sampler_has_no_batch_size():
+    """Mended, when MMPretrain's hook asks the batch sampler, or torch's loader does."""
+    from mmpretrain.engine.hooks import PreciseBNHook, precise_bn_hook
+
+    assert "loader.batch_size" in inspect.getsource(precise_bn_hook)
+    assert PreciseBNHook is precise_bn_hook.PreciseBNHook
+    batches = BatchSampler(range(10), 4, drop_last=False)
+    loader = DataLoader(range(10), batch_sampler=batches)
+    assert loader.batch_size is None
+    with pytest.raises(ValueError, match="batch_size attribute should not be set"):
+        loader.batch_size = 4
+    host_faults.tell_batch_size(loader, 4)
+    assert loader.batch_size == 4
+    assert [len(batch) for batch in loader] == [4, 4, 2]
 
 
 def test_resize_advises_on_sizes(recwarn):

@@ -24,7 +24,7 @@ from hire_mlp_mm.checkpoint import CheckpointError
 from hire_mlp_mm.engine import harden
 from hire_mlp_mm.engine.batches import BatchHook
 from hire_mlp_mm.engine.checkpoints import check_whole
-from hire_mlp_mm.engine.finite import FiniteHook
+from hire_mlp_mm.engine.finite import FiniteCheckpointHook, FiniteHook
 from hire_mlp_mm.errors import UserError
 from tests.conftest import ROOT, free_port
 
@@ -134,7 +134,7 @@ def test_constant_masks_are_saved_and_loaded():
     model.register_buffer("used", torch.tensor([True, False]))
     state = {key: value.clone() for key, value in model.state_dict().items()}
     runner = FakeRunner(model, None)
-    FiniteHook().before_save_checkpoint(runner, dict(state_dict=state))
+    FiniteCheckpointHook().before_save_checkpoint(runner, dict(state_dict=state))
     check_whole(state, model, "file")
     for name in ("mask", "weight"):
         with pytest.raises(CheckpointError, match=f"file: {name} holds NaN or Inf"):
@@ -220,6 +220,13 @@ def test_accumulated_gradients_are_looked_at_before_their_step():
     with pytest.raises(UserError, match=r"the loss is nan, with the images bad\.jpg"):
         step(runner, hook, image="bad.jpg", factor=float("nan"))
     assert (model.weight == 1).all()
+
+
+def test_losses_in_lists_may_be_empty():
+    """As a detector's without a level."""
+    hook, model = FiniteHook(), nn.Identity()
+    hook.remember(model, None, dict(loss_a=[], loss_b=[torch.ones(2), torch.ones(())], acc=9))
+    assert hook.loss == 2
 
 
 def test_a_copy_of_the_model_does_not_copy_the_run():

@@ -27,8 +27,9 @@ from shapes import write_shapes
 from torch import nn
 
 from hire_mlp_mm import files
-from hire_mlp_mm.engine import harden, resume
-from hire_mlp_mm.engine.hooks import PlaceHook
+from hire_mlp_mm.engine import harden, resume, run
+from hire_mlp_mm.engine.hooks import CatchUpHook, PlaceHook
+from hire_mlp_mm.engine.randomness import PlacedBatchSampler
 from hire_mlp_mm.errors import UserError
 
 # A training that takes a fraction of a second --------------------------------------------------
@@ -119,7 +120,7 @@ ITERATIONS = 16  # 4 epochs
 
 def train(
     work_dir, data, by_epoch, checkpoint, crash=None, start="auto", seed=0, wrapper="OptimWrapper",
-    **settings,
+    apart=False, **settings,
 ):  # fmt: skip
     """Train the model in this process, by anybody's runner; the settings are a config's."""
     if by_epoch:
@@ -146,7 +147,7 @@ def train(
             )
         ),
         custom_hooks=[dict(type="EMAHook", momentum=0.1)],
-        randomness=dict(seed=seed),
+        randomness=dict(seed=seed, diff_rank_seed=apart),
         experiment_name=f"{Path(work_dir).name}-{next(NUMBERS)}",  # or it would share their log
         log_level="WARNING",
         resume=start is not None,
@@ -449,6 +450,67 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path, monkeypatch):
     files.write_whole(path, b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(("loop", "place"), [("endless", (0, 12)), ("epochs", (3, 0))])
+def test_a_checkpoint_of_mmengines_own_hook(loop, place, fast, tmp_path, monkeypatch):
+    """It says nothing of a place: the data go on by its iteration or its epoch."""
+    with pytest.raises(CrashError):
+        train(tmp_path, *LOOPS[loop], CrashHook(iteration=13))
+    newest = tmp_path / ("iter_12.pth" if loop == "endless" else "epoch_3.pth")
+    loaded = torch.load(newest)
+    for key in ("place", "saved", "order", "validated"):
+        del loaded["meta"][key]
+    torch.save(loaded, newest)
+    began, begin = [], PlacedBatchSampler.begin
+
+    def look(self, seed, epoch, skip, order=None):
+        began.append((epoch, skip))
+        begin(self, seed, epoch, skip, order)
+
+    monkeypatch.setattr(PlacedBatchSampler, "begin", look)
+    train(tmp_path, *LOOPS[loop], start=str(newest))
+    assert began == [place]
+
+
+def test_names_of_checkpoints_of_ones_own(tmp_path):
+    """A template with a format, in a folder whose name has brackets."""
+    work_dir = tmp_path / "[a]"
+    work_dir.mkdir()
+    (work_dir / "step_007.pth").touch()
+    (work_dir / "other.pth").touch()
+    hook = CheckpointHook(by_epoch=False, filename_tmpl="step_{:03d}.pth")
+    runner = SimpleNamespace(work_dir=str(work_dir), hooks=[hook])
+    assert resume.checkpoints(runner, None) == {str(work_dir / "step_007.pth")}
+
+
+def test_a_process_that_went_on_from_nothing_says_so():
+    """Of several, on a machine that does not see the work dir."""
+    start = resume.Start("iter_9.pth", dict(iter=9))
+    runner = SimpleNamespace(train_loop=SimpleNamespace(start=start), iter=0, work_dir="work")
+    with pytest.raises(UserError, match=r"has not loaded iter_9\.pth.*work dir work has to be one"):
+        CatchUpHook().before_train(runner)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_resume_where_nothing_was_saved_begins_with_the_given_weights(saved, tmp_path, monkeypatch):
+    class StopError(Exception):
+        pass
+
+    def build(cfg):
+        built.append((cfg.resume, cfg.load_from))
+        raise StopError
+
+    built = []
+    monkeypatch.setattr(run, "build_runner", build)
+    (tmp_path / "weights.pth").touch()
+    cfg = Config(dict(work_dir=str(tmp_path / "work"), load_from=str(tmp_path / "weights.pth")))
+    (tmp_path / "work").mkdir()
+    if saved:
+        (tmp_path / "work/iter_3.pth").touch()
+    with pytest.raises(StopError):
+        run.train(cfg, resume="auto")
+    assert built == [(True, None) if saved else (False, str(tmp_path / "weights.pth"))]
 
 
 # Real trainings, really killed --------------------------------------------------------------------

@@ -347,6 +347,37 @@ def test_a_checkpoint_of_another_model(shapes, tmp_path, fork_tool):
     assert "it holds patch_embed.proj.weight" in done.stderr
 
 
+class Renaming(torch.nn.Module):
+    """A model that renames a part and resizes another as it loads, as the hosts' do."""
+
+    def __init__(self, size: int = 3) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(2, 2)
+        self.place = torch.nn.Parameter(torch.ones(size))
+        self.rest = torch.nn.Linear(2, 2)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for key in [key for key in state_dict if key.startswith("old_head.")]:
+            state_dict[key.replace("old_head", "head")] = state_dict.pop(key)
+        if len(state_dict["place"]) != len(self.place):
+            state_dict["place"] = state_dict["place"].mean().expand(len(self.place))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def test_what_a_model_renames_and_resizes_fits():
+    state = Renaming().state_dict()
+    state = {key.replace("head.", "old_head."): value for key, value in state.items()}
+    model = Renaming(size=5)
+    assert check_whole({**state, "junk": torch.ones(1)}, model, "file") == ["junk"]
+    assert torch.equal(model.head.weight, state["old_head.weight"])
+    for key in ("rest.weight", "old_head.bias"):
+        less = {k: v for k, v in state.items() if k != key}
+        with pytest.raises(CheckpointError, match=r"1 of 5 tensors are missing"):
+            check_whole(less, model, "file")
+        with pytest.raises(CheckpointError, match=r"1 of 5 tensors .* of another shape"):
+            check_whole({**state, key: torch.ones(7)}, model, "file")
+
+
 def test_a_checkpoint_of_a_deeper_arch_is_refused():
     """Every tensor of the model is there, so that mmengine would give a figure."""
     small, tiny = (

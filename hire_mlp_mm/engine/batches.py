@@ -1,4 +1,4 @@
-"""A batch and the model that gets it: whose images a model fails on, and classes it lacks."""
+"""Watch a batch and the model that gets it: whose images it fails on, and classes it lacks."""
 
 from __future__ import annotations
 
@@ -35,11 +35,8 @@ class BatchHook(Hook):
         if self.runner is not None:
             return
         self.runner = runner
-        model = runner.model
-        while is_model_wrapper(model):
-            model = model.module
         # Called with no outputs where the model has raised an error, which goes on its way.
-        model.register_forward_hook(self.look, always_call=True)
+        unwrapped(runner.model).register_forward_hook(self.look, always_call=True)
 
     def look(self, model: nn.Module, inputs: Any, outputs: Any) -> None:
         """Write into the log which images a forward pass has failed on."""
@@ -85,6 +82,14 @@ def batch_errors(runner: Any) -> Iterator[None]:
             raise
         runner.logger.error(traceback.format_exc())
         raise DataError(hook.message(describe(error))) from error
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model within wrappers for several processes."""
+    inner: Any = model
+    while is_model_wrapper(inner):
+        inner = inner.module
+    return inner
 
 
 def other_channels(model: nn.Module) -> Iterator[str]:

@@ -1,18 +1,21 @@
-"""Checkpoints of a training: saved whole, removed late, read as data, compared with the model."""
+"""Save checkpoints whole, remove them late, read them as data, compare them with the model."""
 
 from __future__ import annotations
 
 import copy
 import os
+import re
+import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as HostCheckpointHook
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseTTAModel
 from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, find_latest_checkpoint
@@ -35,6 +38,7 @@ from ..files import WHOLE
 from ..hire_mlp import HireMLPNet
 from ..registry import HOOKS
 from ..torch_file import load_data
+from .batches import unwrapped
 from .resume import NO_TRAINING, check_undamaged
 
 OUTDATED = "outdated_ckpts"  # in the log that checkpoints hold: files that are to be removed
@@ -51,7 +55,8 @@ class CheckpointHook(HostCheckpointHook):
     """
 
     def __init__(self, *args: Any, backend_args: dict[str, Any] | None = None, **options: Any):
-        if backend_args is None and options.get("file_client_args") is None:
+        local = "://" not in str(options.get("out_dir"))
+        if local and backend_args is None and options.get("file_client_args") is None:
             backend_args = dict(backend=WHOLE)
         super().__init__(*args, backend_args=backend_args, **options)
         self.checked = False  # whether what is saved can be loaded again
@@ -217,19 +222,18 @@ class LoadHook(Hook):
             return
         name = f"checkpoint {path}"
         state = checkpoint.get("state_dict", checkpoint)
-        tensors = {key: plain(v) for key, v in state.items() if isinstance(v, Tensor)}
         model = whole_model(runner)
         training = isinstance(runner.optim_wrapper, (BaseOptimWrapper, OptimWrapperDict))
         if resumed and training:
             check_training(checkpoint, name)
             checkpoint["meta"].pop("config", None)  # of a loader that is not ours
         if resumed or not training:
-            check_whole(tensors, model, name)
+            left = check_whole(tensors_of(state), model, name)
         else:
-            check_backbones(tensors, model, name)
+            left = check_backbones(tensors_of(state), model, name)
         # Else mmengine would say each of their names, however many there are.
         parts = {key.partition(".")[0] for key in model.state_dict()}
-        extra = [key for key in tensors if key.partition(".")[0] not in parts]
+        extra = [key for key in left if key.partition(".")[0] not in parts]
         if extra:
             runner.logger.info(f"{name}: left out {groups(extra, 3)}, without a place in the model")
             for key in extra:
@@ -240,10 +244,54 @@ def whole_model(runner: Any) -> nn.Module:
     """Return a runner's model, unwrapped; without its numbers, if a strategy has divided them."""
     if "strategy" in runner.cfg:
         return MODELS.build(copy.deepcopy(runner.cfg.model)).to("meta")
-    model = runner.model
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+    model: Any = unwrapped(runner.model)
+    while isinstance(model, BaseTTAModel):
         model = model.module
     return model
+
+
+def tensors_of(state: Mapping[str, Any]) -> StateDict:
+    """Return the tensors of a state dict, with what modules say of their versions there."""
+    tensors = OrderedDict((key, plain(v)) for key, v in state.items() if isinstance(v, Tensor))
+    versions = getattr(state, "_metadata", None)
+    if versions is not None:
+        tensors.__dict__["_metadata"] = versions
+    return tensors
+
+
+@dataclass
+class Fit:
+    """How a state dict fits a model.
+
+    Args:
+        absent: tensors of the model that it lacks, or has in another shape.
+        unexpected: what it has and the model does not.
+    """
+
+    absent: list[str]
+    unexpected: list[str]
+
+
+def try_to_load(state: Mapping[str, Any], model: nn.Module) -> Fit:
+    """Load a state dict into a model, as is to be done anyway, and tell how it fits.
+
+    Models of the hosts rename and resize what they load on the way, which no comparison of names
+    and shapes would see.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a model without its numbers
+        try:
+            found = model.load_state_dict(state, strict=False)
+        except RuntimeError as error:
+            wrong = re.findall(r"size mismatch for ([^:\s]+):", str(error))
+            if not wrong:
+                raise
+            rest = OrderedDict((key, value) for key, value in state.items() if key not in wrong)
+            if len(rest) == len(state):  # the model has renamed it
+                return Fit(wrong, [])
+            less = try_to_load(rest, model)
+            return Fit([*wrong, *(key for key in less.absent if key not in wrong)], less.unexpected)
+    return Fit(list(found.missing_keys), list(found.unexpected_keys))
 
 
 def check_training(checkpoint: dict[str, Any], name: str) -> None:
@@ -255,23 +303,30 @@ def check_training(checkpoint: dict[str, Any], name: str) -> None:
         raise CheckpointError(f"{name} {NO_TRAINING}")
 
 
-def check_whole(state: StateDict, model: nn.Module, name: str) -> None:
-    """Raise CheckpointError unless a state dict has every tensor of a model.
+def check_whole(state: StateDict, model: nn.Module, name: str) -> list[str]:
+    """Load a state dict that has every tensor of a model.
 
     It may have more, but not of a HireMLP backbone: that would be one of another arch.
+
+    Returns:
+        What has no place in the model.
+
+    Raises:
+        CheckpointError: it lacks something, or holds something that is not a number.
     """
     for _, network, given in backbones_in(state, model):
         if given and given.keys() != network.state_dict().keys():
             match_state_dict(given, network.state_dict(), name)
-    expected = model.state_dict()
-    wrong = [k for k, v in expected.items() if k not in state or state[k].shape != v.shape]
-    if wrong:
+    check_numbers(state, model, name)
+    found = try_to_load(state, model)
+    if found.absent:
         held = groups(list(state), 1) if state else "no tensors under state_dict"
         raise CheckpointError(
-            f"{name} is not of this config's model: {len(wrong)} of {len(expected)} tensors are "
-            f"missing or of another shape, such as {wrong[0]}; it holds {held}"
+            f"{name} is not of this config's model: {len(found.absent)} of "
+            f"{len(model.state_dict())} tensors are missing or of another shape, such as "
+            f"{found.absent[0]}; it holds {held}"
         )
-    check_numbers(state, expected, name)
+    return found.unexpected
 
 
 def backbones_in(
@@ -285,37 +340,53 @@ def backbones_in(
             yield path, module, given
 
 
-def check_backbones(state: StateDict, model: nn.Module, name: str) -> None:
-    """Raise CheckpointError unless a state dict fits the HireMLP backbones of a model.
+def check_backbones(state: StateDict, model: nn.Module, name: str) -> list[str]:
+    """Load a state dict that fits the HireMLP backbones of a model.
 
     Heads and necks may be others. Of a model without such a backbone, something has to fit.
+
+    Returns:
+        What has no place in the model.
+
+    Raises:
+        CheckpointError: it does not fit, or holds something that is not a number.
     """
-    expected = model.state_dict()
-    fitting = {k: v for k, v in expected.items() if k in state and state[k].shape == v.shape}
-    check_numbers(state, fitting, name)
-    for path, network, given in backbones_in(state, model):
-        if not given:
+    check_numbers(state, model, name)
+    for _, network, given in backbones_in(state, model):
+        if given:
+            match_state_dict(given, network.state_dict(), name)
+    found = try_to_load(state, model)
+    for path, _, given in backbones_in(state, model):
+        if not given and any(key.startswith(f"{path}.") for key in found.absent):
             raise CheckpointError(
                 f"{name} holds nothing of the model's {path}; weights of a backbone alone "
                 f"are given by --cfg-options model.{path}.init_cfg.type=Pretrained "
                 f"model.{path}.init_cfg.checkpoint=FILE"
             )
-        match_state_dict(given, network.state_dict(), name)
-    if not fitting:
+    if len(found.absent) >= len(model.state_dict()):
         raise CheckpointError(f"{name} holds nothing that fits this config's model")
+    return found.unexpected
 
 
-def check_numbers(state: StateDict, expected: StateDict, name: str) -> None:
+def check_numbers(state: StateDict, model: nn.Module, name: str) -> None:
     """Raise CheckpointError unless tensors of a state dict are numbers, and finite.
 
-    What is as the model has it already is fine in any case: masks are of bool or infinite.
+    What is as the model has it already is fine in any case: masks are of bool or infinite. What a
+    model makes fit another shape is not looked at.
     """
-    for key, tensor in expected.items():
-        value = state[key]
+    for key, tensor in model.state_dict().items():
+        value = state.get(key)
+        if value is None:
+            continue
         if odd := oddity(value):
             raise CheckpointError(f"{name}: {key} is {odd}; expected a plain tensor")
+        if value.shape != tensor.shape:
+            continue
         try:
             fit(value, tensor)
         except ValueError as error:
-            if value.dtype != tensor.dtype or not torch.equal(value.cpu(), tensor.cpu()):
+            same = value.dtype == tensor.dtype and (
+                tensor.is_meta or torch.equal(value.cpu(), tensor.cpu())
+            )
+            if not same:
                 raise CheckpointError(f"{name}: {key} {error}") from error

@@ -1,4 +1,4 @@
-"""What a COCO file may hold, and what MMDetection leaves out of it."""
+"""Check what a COCO file holds, and count what MMDetection leaves out of it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def few(names: Iterable[str]) -> str:
 
 
 def is_finite(number: Any) -> bool:
-    """Whether a value is a number, and finite."""
+    """Tell whether a value is a number, and finite."""
     return isinstance(number, (int, float)) and math.isfinite(number)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ..errors import UserError, describe
+from ..registry import SCOPE
 
-PACKAGE = "hire_mlp_mm"
 # Data sets of MMPretrain that fetch themselves where they are missing.
 DOWNLOADING = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
 
@@ -36,7 +36,7 @@ def find_config(name: str) -> Path:
     if not colons:
         if path.name != name:
             raise UserError(f"config {name} not found")
-        package, inside = PACKAGE, name if name.endswith(".py") else f"{name}.py"
+        package, inside = SCOPE, name if name.endswith(".py") else f"{name}.py"
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"config {name}: no package {package} is installed")
@@ -86,6 +86,8 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     for split in splits:
         loader, evaluators = cfg.get(f"{split}_dataloader"), cfg.get(f"{split}_evaluator")
         parts = [data_paths(loader.dataset, f"{split}_dataloader.dataset")] if loader else []
+        if isinstance(evaluators, dict) and "metrics" in evaluators:
+            evaluators = evaluators["metrics"]
         for evaluator, key in numbered(evaluators, f"{split}_evaluator"):
             path = evaluator.get("ann_file")
             if path and "://" not in path:

@@ -36,8 +36,17 @@ def guard_dataset(host: Any) -> Any:
     """Return a data set's class with checks; as it is, where it does not read files as mmengine."""
     if not isinstance(host, type) or not issubclass(host, BaseDataset):
         return host
-    base = GuardedCoco if hasattr(host, "COCOAPI") else Guarded
+    base = GuardedCoco if reads_coco(host) else Guarded
     return type(host.__name__, (base, host), dict(host=host, __doc__=host.__doc__))
+
+
+def reads_coco(host: Any) -> bool:
+    """Tell whether a data set reads its file as mmdet's CocoDataset does, not in its own way."""
+    if not hasattr(host, "COCOAPI"):
+        return False
+    from mmdet.datasets import CocoDataset
+
+    return host.load_data_list is CocoDataset.load_data_list
 
 
 @functools.cache
@@ -78,23 +87,26 @@ def rebuild(host: type) -> Any:
 
 
 class Guarded(BaseDataset):
-    """A data set that says which of its files is wrong; mixed into a host's class."""
+    """Say which of a data set's files is wrong; mixed into a host's class."""
 
     host: type[BaseDataset]
     refused = 0  # images in a row, by the pipeline
     replaced = 0  # unreadable images, by the host's `ignore_empty`
     reported = False
+    listed = False  # whether its file was read
 
     def __reduce__(self) -> Any:
         return rebuild, (self.host,), self.__dict__
 
     def load_data_list(self) -> list[dict[str, Any]]:
         try:
-            return list(super().load_data_list())
+            found = list(super().load_data_list())
         except UserError:
             raise
         except Exception as error:
             raise unreadable(place(self), error) from error
+        self.listed = True
+        return found
 
     def full_init(self) -> None:
         try:
@@ -102,7 +114,7 @@ class Guarded(BaseDataset):
         except UserError:
             raise
         except Exception as error:
-            if getattr(self, "data_list", None) == []:
+            if self.listed and not self.data_list:
                 raise DataError(no_images(self)) from error
             raise
         if len(self) == 0:
@@ -115,8 +127,6 @@ class Guarded(BaseDataset):
     def prepare_data(self, idx: int) -> Any:
         try:
             sample = super().prepare_data(idx)
-        except FileNotFoundError as error:
-            raise DataError(f"{error.filename or self.path(idx)} not found") from error
         except Exception as error:
             self.replace_or_raise(idx, error)
             sample = None
@@ -135,7 +145,10 @@ class Guarded(BaseDataset):
         """
         info = self.get_data_info(idx)
         step = failed_step(error, self.pipeline)
-        line = f"{self.path(idx)}: {fault(error, step, info)}"
+        if isinstance(error, FileNotFoundError):
+            line = f"{error.filename or self.path(idx)} not found"
+        else:
+            line = f"{self.path(idx)}: {fault(error, step, info)}"
         if not (self.replaces and isinstance(step, LoadImageFromFile)):
             raise DataError(line) from error
         self.replaced += 1
@@ -152,7 +165,7 @@ class Guarded(BaseDataset):
 
 
 class GuardedCoco(Guarded):
-    """A data set of mmdet's, or like one, whose COCO file is checked and counted."""
+    """Check and count the COCO file of a data set of mmdet's, or one like it."""
 
     COCOAPI: Any
 
@@ -230,7 +243,7 @@ def failed_step(error: Exception, pipeline: Any) -> Any:
 
 
 def is_step(one: Any) -> bool:
-    """Whether a part of a pipeline transforms samples by itself."""
+    """Tell whether a part of a pipeline transforms samples by itself."""
     return isinstance(one, BaseTransform) and hasattr(type(one).transform, "__code__")
 
 
@@ -244,8 +257,6 @@ def fault(error: Exception, step: Any, info: dict[str, Any]) -> str:
     """
     mask = f"its mask {info.get('seg_map_path')}"
     maps = isinstance(step, LoadAnnotations)
-    if isinstance(error, FileNotFoundError):
-        return f"{error.filename} not found"
     if isinstance(error, DataError):  # of `files.WholeImages` or `CheckSample`
         return f"{mask}: {error}" if maps else str(error)
     undecoded = "cannot be decoded: truncated, damaged or of an unknown format"
@@ -280,8 +291,7 @@ def add_checks(pipeline: Any, check: CheckSample) -> bool:
                 pipeline.insert(i + 1, check)
         return replaces
     if isinstance(pipeline, LOADING):
-        if not pipeline.backend_args and not getattr(pipeline, "file_client_args", None):
-            pipeline.backend_args = dict(backend=IMAGES)
+        read_whole(pipeline)
         replaces = bool(getattr(pipeline, "ignore_empty", False))
         if isinstance(pipeline, LoadImageFromFile):
             pipeline.ignore_empty = False  # errors come to `Guarded.replace_or_raise`
@@ -289,6 +299,13 @@ def add_checks(pipeline: Any, check: CheckSample) -> bool:
     for name in ("transforms", "subroutines"):
         replaces |= add_checks(getattr(pipeline, name, []), check)
     return replaces
+
+
+def read_whole(step: Any) -> None:
+    """Have a step that loads read local files whole; those of another store are left to it."""
+    named = step.backend_args or getattr(step, "file_client_args", None) or dict(backend="local")
+    if named.get("backend") in ("local", "disk"):
+        step.backend_args, step.file_client_args = dict(backend=IMAGES), None
 
 
 class CheckSample(BaseTransform):

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import UserError
 from ..registry import HOOKS
-from .batches import samples
+from .batches import samples, unwrapped
 from .resume import read_note
 
 
@@ -44,7 +43,8 @@ class FiniteHook(Hook):
     def before_train(self, runner: Any) -> None:
         unwrapped(runner.model).register_forward_hook(self.remember)
         for wrapper in wrappers(runner.optim_wrapper):
-            if not hasattr(wrapper, "loss_scaler"):
+            torchs = isinstance(wrapper.optimizer, Optimizer)
+            if torchs and not hasattr(wrapper, "loss_scaler"):
                 check = partial(self.check_step, runner)
                 wrapper.optimizer.register_step_pre_hook(check)
 
@@ -58,7 +58,7 @@ class FiniteHook(Hook):
 
     @property
     def loss(self) -> Tensor:
-        """The sum that is minimised, as `BaseModel.parse_losses` makes it; 0 if it is unknown."""
+        """Return the sum that is minimised, as `BaseModel.parse_losses` makes it, or else 0."""
         return sum(self.losses.values(), torch.zeros(()))
 
     def check_step(self, runner: Any, optimizer: Optimizer, *_: Any) -> None:
@@ -107,8 +107,15 @@ class FiniteHook(Hook):
             f"{rate:.3g}; {kept(runner)}"
         )
 
+
+@HOOKS.register_module()
+class FiniteCheckpointHook(Hook):
+    """Refuse to write weights that are not numbers."""
+
+    priority = "LOWEST"  # sees a checkpoint as it is written, averages swapped in
+
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Refuse to write weights that are not numbers.
+        """Look at the weights that are about to be written.
 
         Raises:
             UserError: names the first such tensor.
@@ -126,14 +133,6 @@ class FiniteHook(Hook):
                 )
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model within wrappers for several processes."""
-    inner: Any = model
-    while is_model_wrapper(inner):
-        inner = inner.module
-    return inner
-
-
 def wrappers(optimizers: Any) -> list[BaseOptimWrapper]:
     """Return mmengine's wrapper of each optimizer of a training."""
     return list(optimizers.values()) if isinstance(optimizers, OptimWrapperDict) else [optimizers]
@@ -142,7 +141,7 @@ def wrappers(optimizers: Any) -> list[BaseOptimWrapper]:
 def detached(loss: Any) -> Tensor:
     """Return a loss, or the sum of a list of them, as one number; it stays on its device."""
     parts = loss if isinstance(loss, (list, tuple)) else [loss]
-    return torch.stack([part.detach().mean().float() for part in parts]).sum()
+    return sum((part.detach().mean().float() for part in parts), torch.zeros(()))
 
 
 def kept(runner: Any) -> str:

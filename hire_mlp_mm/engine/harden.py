@@ -7,7 +7,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-SCOPE = "hire_mlp_mm"
+from ..registry import SCOPE
+
 SPLITS = ("train", "val", "test")
 LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop")
 # In the order in which those of one priority are called.
@@ -17,6 +18,7 @@ HOOKS = (
     "ClassesHook",
     "BatchHook",
     "FiniteHook",
+    "FiniteCheckpointHook",
     "OneModelHook",
     "CatchUpHook",
 )
@@ -35,6 +37,8 @@ def harden(cfg: Config | dict[str, Any]) -> Config:
 
     docs/reliability.md says what holds where.
 
+    Checkpoints are read as data by all of the process that runs it, `torch.load` included.
+
     Args:
         cfg: of MMDetection, MMSegmentation or MMPretrain, with its `default_scope`; it is left as
             it is.
@@ -47,6 +51,8 @@ def harden(cfg: Config | dict[str, Any]) -> Config:
     """
     cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(cfg))
     import_package(cfg)
+    if isinstance(cfg.get("resume"), str):  # which mmengine's plain runner takes for True
+        cfg.resume, cfg.load_from = True, cfg.resume
     for split in SPLITS:
         loader = cfg.get(f"{split}_dataloader")
         if isinstance(loader, dict):
@@ -69,7 +75,7 @@ def import_package(cfg: Config) -> None:
 
 
 def ours(part: dict[str, Any]) -> bool:
-    """Whether a part of a config is of this package."""
+    """Tell whether a part of a config is of this package."""
     return str(part.get("type", "")).startswith(f"{SCOPE}.")
 
 
@@ -106,14 +112,17 @@ def harden_dataset(dataset: ConfigDict) -> None:
     inner = [one for one in inner if isinstance(one, dict)]
     for one in inner:
         harden_dataset(one)
-    if not inner and "type" in dataset and not ours(dataset):
+    # One that is made within a function cannot be found by a name.
+    if not inner and "type" in dataset and not ours(dataset) and "<" not in name_of(dataset.type):
         dataset.type = f"{SCOPE}.{name_of(dataset.type)}"
 
 
 def harden_evaluators(evaluators: Any) -> None:
     """Have the annotation files of metrics named where they cannot be read."""
     for one in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        if isinstance(one, dict) and one.get("ann_file") and not ours(one):
+        if isinstance(one, dict) and "metrics" in one:
+            harden_evaluators(one["metrics"])
+        elif isinstance(one, dict) and one.get("ann_file") and not ours(one):
             one["type"] = f"{SCOPE}.{name_of(one['type'])}"
 
 

@@ -12,11 +12,12 @@ from mmengine.dist import broadcast, get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 
+from ..errors import UserError
 from ..registry import HOOKS
 from .backbones import BackboneHook
 from .batches import BatchHook, ClassesHook
 from .checkpoints import CheckpointHook, LoadHook
-from .finite import FiniteHook
+from .finite import FiniteCheckpointHook, FiniteHook
 from .loops import validation_is_due
 from .randomness import STEP, VALIDATION, PlacedBatchSampler, seed_everything
 
@@ -26,6 +27,7 @@ __all__ = [
     "CatchUpHook",
     "CheckpointHook",
     "ClassesHook",
+    "FiniteCheckpointHook",
     "FiniteHook",
     "LoadHook",
     "OneModelHook",
@@ -49,7 +51,7 @@ class PlaceHook(Hook):
         self.batches = batches if isinstance(batches, PlacedBatchSampler) else None
 
     def before_train_epoch(self, runner: Any) -> None:
-        if self.batches and isinstance(runner.train_loop, EpochBasedTrainLoop):
+        if self.batches is not None and isinstance(runner.train_loop, EpochBasedTrainLoop):
             self.batches.epoch = runner.epoch
             self.done = self.batches.skip
 
@@ -77,7 +79,7 @@ class PlaceHook(Hook):
             meta["place"] = (0, meta["iter"])
         meta["validated"] = self.validated
         meta["saved"] = time.time()
-        if self.batches:
+        if self.batches is not None:
             meta["order"] = self.batches.order
 
 
@@ -107,7 +109,14 @@ class CatchUpHook(Hook):
     def before_train(self, runner: Any) -> None:
         loop = runner.train_loop
         start = getattr(loop, "start", None)
-        if start is None or "place" not in start.meta or start.meta["validated"]:
+        if start is None:
+            return
+        if runner.iter != start.meta.get("iter", runner.iter):
+            raise UserError(
+                f"this process has not loaded {start.path}, from which the first one goes on: "
+                f"the work dir {runner.work_dir} has to be one for all machines of a run"
+            )
+        if "place" not in start.meta or start.meta["validated"]:
             return
         within_epoch = isinstance(loop, EpochBasedTrainLoop) and start.meta["place"][1]
         if not within_epoch and validation_is_due(loop):

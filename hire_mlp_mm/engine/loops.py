@@ -5,18 +5,22 @@ from __future__ import annotations
 import bisect
 from typing import Any
 
+from mmengine.dist import get_rank
 from mmengine.runner import EpochBasedTrainLoop as HostEpochs
 from mmengine.runner import IterBasedTrainLoop as HostIterations
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..host_faults import tell_batch_size
 from ..registry import LOOPS
 from .randomness import PlacedBatchSampler, seed_everything
 from .resume import Start, choose_start
 
 
-def begin(runner: Any, dataloader: DataLoader | dict[str, Any]) -> tuple[DataLoader, Start | None]:
+def begin(
+    runner: Any, dataloader: DataLoader | dict[str, Any], by_epoch: bool
+) -> tuple[DataLoader, Start | None]:
     """Build a training's data, at the place where it is to begin.
 
     Returns:
@@ -27,24 +31,46 @@ def begin(runner: Any, dataloader: DataLoader | dict[str, Any]) -> tuple[DataLoa
     """
     start = choose_start(runner)
     meta = start.meta if start else {}
-    settings = dict(runner.cfg.get("randomness") or {})
-    seed = meta.get("seed")
-    seed = runner.seed if seed is None else seed
-    if seed != runner.seed and isinstance(runner, Runner):
-        # mmengine takes up the seed later, when the order of the data has been drawn.
-        runner.set_randomness(**{**settings, "seed": seed})
+    seed = take_up_seed(runner, meta.get("seed"))
     seed_everything(seed)
-    different = bool(settings.get("diff_rank_seed"))
-    loader: DataLoader = runner.build_dataloader(dataloader, seed, different)
+    loader: DataLoader = runner.build_dataloader(dataloader, seed, draws_apart(runner))
     batches = loader.batch_sampler
     if isinstance(batches, PlacedBatchSampler):
-        epoch, skip = meta.get("place", (0, 0))
+        # A checkpoint of mmengine's own hook has no place.
+        place = (meta.get("epoch", 0), 0) if by_epoch else (0, meta.get("iter", 0))
+        epoch, skip = meta.get("place", place)
         batches.begin(seed, epoch, skip, order=meta.get("order"))
+        tell_batch_size(loader, batches.batch_size)
     return loader, start
 
 
+def draws_apart(runner: Any) -> bool:
+    """Tell whether each process of a run has a seed of its own."""
+    return bool((runner.cfg.get("randomness") or {}).get("diff_rank_seed"))
+
+
+def take_up_seed(runner: Any, saved: int | None) -> int:
+    """Give a run the seed of the one that it goes on from, before the data's order is drawn.
+
+    mmengine takes it up later.
+
+    Args:
+        runner: whose training begins.
+        saved: the first process's seed in a checkpoint, if there is one.
+
+    Returns:
+        The seed of this process.
+    """
+    if saved is None:
+        return int(runner.seed)
+    seed = saved + get_rank() if draws_apart(runner) else saved
+    if seed != runner.seed and isinstance(runner, Runner):
+        runner.set_randomness(**{**(runner.cfg.get("randomness") or {}), "seed": saved})
+    return seed
+
+
 def validation_is_due(loop: HostEpochs | HostIterations) -> bool:
-    """Whether a training that has come to where its loop is has to validate there."""
+    """Tell whether a training that has come to where its loop is has to validate there."""
     if loop.runner.val_loop is None:
         return False
     by_epoch = isinstance(loop, HostEpochs)
@@ -59,7 +85,7 @@ class EpochBasedTrainLoop(HostEpochs):
     """Train by epochs, from where the checkpoint was on; the options are mmengine's."""
 
     def __init__(self, runner: Any, dataloader: Any, *args: Any, **options: Any) -> None:
-        dataloader, self.start = begin(runner, dataloader)
+        dataloader, self.start = begin(runner, dataloader, by_epoch=True)
         super().__init__(runner, dataloader, *args, **options)
 
 
@@ -71,7 +97,7 @@ class IterBasedTrainLoop(HostIterations):
     """
 
     def __init__(self, runner: Any, dataloader: Any, *args: Any, **options: Any) -> None:
-        dataloader, self.start = begin(runner, dataloader)
+        dataloader, self.start = begin(runner, dataloader, by_epoch=False)
         super().__init__(runner, dataloader, *args, **options)
 
     def run(self) -> nn.Module:
@@ -79,6 +105,9 @@ class IterBasedTrainLoop(HostIterations):
         runner = self.runner
         runner.call_hook("before_train")
         runner.call_hook("before_train_epoch")  # all of it is one, for hooks
+        if not isinstance(self.dataloader.batch_sampler, PlacedBatchSampler):
+            for _ in range(self.iter):  # of a sampler that no config has made
+                next(self.dataloader_iterator)
         while self.iter < self.max_iters and not self.stop_training:
             runner.model.train()
             self.run_iter(next(self.dataloader_iterator))

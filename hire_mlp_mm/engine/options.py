@@ -1,4 +1,4 @@
-"""What the options of training and testing mean: each changes a config, and nothing else."""
+"""Put the options of training and testing into a config, and change nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
 from ..errors import UserError
-from .harden import SCOPE
+from ..registry import SCOPE
 
 
 def mixed_precision(cfg: Config, dtype: str = "float16") -> None:
@@ -110,6 +110,8 @@ def dump_predictions(cfg: Config, file: str) -> None:
         raise UserError(f"--out {file}: expected a name that ends in .pkl")
     # MMDetection's dump packs masks; the others dump their data samples as they are.
     kind = "mmdet.DumpDetResults" if cfg.default_scope == "mmdet" else "DumpResults"
-    evaluators = cfg.test_evaluator
-    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
-    cfg.test_evaluator = [*evaluators, dict(type=kind, out_file_path=file)]
+    owner, key = cfg, "test_evaluator"
+    if isinstance(owner[key], dict) and "metrics" in owner[key]:  # an evaluator with its metrics
+        owner, key = owner[key], "metrics"
+    metrics = owner[key] if isinstance(owner[key], (list, tuple)) else [owner[key]]
+    owner[key] = [*metrics, dict(type=kind, out_file_path=file)]

@@ -61,5 +61,5 @@ def leave_at_once(code: int) -> None:
 
 
 def lost_contact(error: Exception) -> bool:
-    """Whether an error is one of torch.distributed; gloo's have no type of their own."""
+    """Tell whether an error is one of torch.distributed; gloo's have no type of their own."""
     return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)

@@ -9,6 +9,7 @@ stream at the right place, and ends with the same weights, bit for bit on a CPU.
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import warnings
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ def set_state(state: tuple[Any, ...]) -> None:
 
 
 class Batch(Sequence[int]):
-    """Indices of a batch's samples; going through them seeds the process for each in turn.
+    """Hold the indices of a batch's samples; going through them seeds the process for each.
 
     A data loader's worker goes through them to load the samples, so each is augmented as its place
     says, in whichever process.
@@ -122,7 +123,7 @@ class PlacedBatchSampler:
 
     @property
     def order(self) -> int | None:
-        """Seed of the sampler, where it has one: with `diff_rank_seed` it is drawn."""
+        """Return the seed of the sampler, where it has one: with `diff_rank_seed` it is drawn."""
         return getattr(self.sampler, "seed", None)
 
     @order.setter
@@ -173,9 +174,8 @@ def start_worker(worker_id: int, then: Any = None, quiet: bool = False) -> None:
     """
     end_with_parent()  # torch's workers watch it, too, but wait for ever with much to hand over
     info = get_worker_info()
-    if info is not None:
-        random.seed(info.seed)
-        np.random.seed(info.seed % 2**32)
+    if info is not None:  # torch's seed is that of the same worker in other processes of the run
+        seed_everything(info.seed, int(os.environ.get("RANK", get_rank())))
     if quiet and worker_id:
         warnings.simplefilter("ignore")
     if then is not None:

@@ -1,10 +1,11 @@
-"""Which checkpoint a training goes on from: the newest whole one."""
+"""Choose the checkpoint that a training goes on from: the newest whole one."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
 import os
+import re
 import time
 import zipfile
 from collections.abc import Callable
@@ -35,7 +36,7 @@ NO_TRAINING = (
 
 @dataclass
 class Start:
-    """A checkpoint that a training goes on from.
+    """Name the checkpoint that a training goes on from.
 
     Args:
         path: of the checkpoint.
@@ -69,11 +70,9 @@ def choose_start(runner: Any) -> Start | None:
     Raises:
         UserError: the one that was named is damaged, or all of them are.
     """
-    resume = runner.cfg.get("resume")
-    if not resume:
+    if not runner.cfg.get("resume"):
         return None
-    named = resume if isinstance(resume, str) else runner.cfg.get("load_from")
-    return agree(partial(find_start, runner, named))
+    return agree(partial(find_start, runner, runner.cfg.get("load_from")))
 
 
 def agree(find: Callable[[], Start | None]) -> Start | None:
@@ -104,7 +103,8 @@ def find_start(runner: Any, named: str | None) -> Start | None:
         UserError: the one that was named is damaged, or all of them are.
     """
     noted = noted_checkpoint(runner)
-    if named is None and os.path.isdir(noted or ""):  # saved in parts, by and for a strategy
+    if named is None and noted and os.path.isdir(noted):  # saved in parts, by and for a strategy
+        write_note(runner.work_dir, noted)
         named = noted
     if named is not None:
         start = read_start(named)
@@ -124,8 +124,7 @@ def find_start(runner: Any, named: str | None) -> Start | None:
             continue
         what = f"going on from {start.path}, the newest whole checkpoint"
         runner.logger.log(WARNING if damaged else INFO, "; ".join([*damaged, what]))
-        if read_note(runner.work_dir) != start.path:
-            write_whole(Path(runner.work_dir, NOTE), start.path.encode())
+        write_note(runner.work_dir, start.path)
         return start
     if damaged:
         raise UserError(
@@ -141,6 +140,12 @@ def read_note(work_dir: str) -> str | None:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return Path(work_dir, NOTE).read_text(encoding="utf-8").strip("\0 \n") or None
     return None
+
+
+def write_note(work_dir: str, path: str) -> None:
+    """Set a work dir's note to a checkpoint, if it says another."""
+    if read_note(work_dir) != path:
+        write_whole(Path(work_dir, NOTE), path.encode())
 
 
 def noted_checkpoint(runner: Any) -> str | None:
@@ -170,8 +175,19 @@ def checkpoints(runner: Any, noted: str | None) -> set[str]:
     """Return paths of the noted checkpoint and of those that a runner's hooks would have saved."""
     found = {noted} if noted else set()
     for folder, template in saving_places(runner):
-        found.update(glob.glob(os.path.join(glob.escape(folder), template.format("*"))))
+        pattern = "*".join(glob.escape(part) for part in re.split(r"\{[^}]*\}", template))
+        found.update(glob.glob(os.path.join(glob.escape(folder), pattern)))
     return found
+
+
+def has_checkpoint(cfg: Any) -> bool:
+    """Tell whether a training of a config has saved something in its work dir, or was to."""
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    folders = [cfg.work_dir]
+    if hook.get("out_dir"):
+        folders.append(os.path.join(hook["out_dir"], os.path.basename(cfg.work_dir.rstrip("/"))))
+    saved = [glob.glob(os.path.join(glob.escape(folder), "*.pth")) for folder in folders]
+    return any(saved) or read_note(cfg.work_dir) is not None
 
 
 def read_start(path: str) -> Start:

@@ -7,7 +7,6 @@ import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -18,10 +17,12 @@ from torch import nn
 from .. import mmcv_ops
 from ..errors import UserError, describe
 from ..files import CURE
+from ..registry import SCOPE
 from .batches import batch_errors
-from .config import check_data, check_file, read_config
+from .config import check_data, check_file, find_config, read_config
 from .harden import SPLITS, harden
 from .processes import join_processes_on_cpu
+from .resume import has_checkpoint
 
 
 def load(
@@ -44,7 +45,7 @@ def load(
     cfg = read_config(config)
     cfg.merge_from_dict(options or {})
     cfg.launcher = launcher
-    cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(config).stem}"
+    cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{find_config(config).stem}"
     if cfg.default_scope == "mmpretrain":  # as its own tools do
         for split in SPLITS:
             if cfg.get(f"{split}_dataloader"):
@@ -67,8 +68,12 @@ def train(cfg: Config, resume: str | None = None) -> nn.Module:
         UserError: what can be put right: data, a checkpoint, the config, a full disk, NaN.
     """
     cfg = harden(cfg)
-    if resume is not None:
-        cfg.resume, cfg.load_from = True, None if resume == "auto" else resume
+    if resume == "auto":
+        # Where there is nothing to go on from, it begins with the weights that the config names.
+        cfg.resume = has_checkpoint(cfg) or not cfg.get("load_from")
+        cfg.load_from = None if cfg.resume else cfg.load_from
+    elif resume is not None:
+        cfg.resume, cfg.load_from = True, resume
     if cfg.get("load_from"):
         check_file(cfg.load_from, "checkpoint")
     check_data(cfg, ("train", "val"))
@@ -115,8 +120,8 @@ def build_runner(cfg: Config) -> Any:
     """
     if cfg.launcher == "pytorch" and get_device() == "cpu":
         join_processes_on_cpu(cfg)
-    default = f"{__package__.partition('.')[0]}.{'Flexible' if 'strategy' in cfg else ''}Runner"
-    cfg.setdefault("runner_type", default)
+    kind = "FlexibleRunner" if "strategy" in cfg else "Runner"
+    cfg.setdefault("runner_type", f"{SCOPE}.{kind}")
     with build_errors():
         runner = RUNNERS.build(cfg)
     runner.logger.info(mmcv_ops.describe())
