@@ -18,7 +18,7 @@ SETUP = $(PYTHON) tools/setup_env.py --venv $(VENV) --lock $(LOCK) \
 	$(if $(MIN_FREE_GB),--min-free-gb $(MIN_FREE_GB))
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock demo test test-onedl test-torch-min fuzz chaos soak lint format tables build clean
+.PHONY: help env lock demo test test-onedl test-torch-min fuzz chaos chaos-hosts soak lint format tables build clean
 
 help: ## list the targets
 	@echo 'make [PYTHON=python3.11] [VENV=.venv] TARGET'
@@ -58,6 +58,9 @@ fuzz: env ## read 10,000 odd weight files of each kind, and one with 3 GB of jun
 
 chaos: env ## kill trainings 200 times, go on each time, and show that nothing is lost
 	$(BIN)/python tools/chaos.py $(ARGS)
+
+chaos-hosts: env ## the same with 90 kills, by the hosts' own train.py, a plain script and mim's
+	$(BIN)/python tools/chaos.py --kills 90 --ways host plain mim $(ARGS)
 
 soak: env ## thousands of images of random sizes: memory, threads and files have to stay flat
 	$(BIN)/python tools/soak.py $(ARGS)

@@ -23,7 +23,6 @@ from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DATASETS, METRICS, MODELS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
-from shapes import write_shapes
 from torch import nn
 
 from hire_mlp_mm import files
@@ -511,30 +510,3 @@ def test_resume_where_nothing_was_saved_begins_with_the_given_weights(saved, tmp
     with pytest.raises(StopError):
         run.train(cfg, resume="auto")
     assert built == [(True, None) if saved else (False, str(tmp_path / "weights.pth"))]
-
-
-# Real trainings, really killed --------------------------------------------------------------------
-
-
-@pytest.mark.timeout(900)
-def test_killed_trainings_go_on_bit_for_bit(guarded, tmp_path, monkeypatch):
-    """Killed while they write; then the newest checkpoint is damaged and the note lost, too."""
-    write_shapes(tmp_path / "shapes", train=2 * chaos.INTERVAL, val=2)
-    monkeypatch.setenv("SHAPES_ROOT", f"{tmp_path}/shapes/")
-    for name in ("detector, iterations, 2 workers", "segmentor, epochs"):
-        config = chaos.write_config(name, tmp_path)
-        whole = chaos.Training(config, tmp_path / f"{config.stem}-whole")
-        assert whole.finish() == 0, whole.log.read_text()[-2000:]
-        killed = chaos.Training(config, tmp_path / f"{config.stem}-killed")
-        life = killed.start()
-        chaos.kill_writing(life, killed.work_dir, files=3, part=0.5)
-        life.join()
-        assert life.exitcode < 0, "it had finished already"
-        saved = killed.work_dir.glob("[ei]*.pth")
-        newest = max(saved, key=lambda path: path.stat().st_mtime)
-        cut(newest)
-        (killed.work_dir / resume.NOTE).unlink()
-        assert killed.finish() == 0, killed.log.read_text()[-2000:]
-        assert f"{newest} cannot be read" in killed.log.read_text()
-        assert chaos.difference(whole.result(), killed.result()) is None
-    shutil.rmtree(tmp_path)

@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -218,16 +217,6 @@ def test_classifier_trains_and_is_tested(tmp_path, fork_tool):
     assert metrics(tmp_path / "t")["accuracy/top1"] == 100
     assert len(pickle.loads((tmp_path / "o.pkl").read_bytes())) == 8
     assert list((tmp_path / "p").glob("*.png"))
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("host", "config"), [("mmdet", DETECTION), ("mmseg", SEGMENTATION)])
-def test_configs_run_under_the_hosts_own_train_py(host, config, shapes, tmp_path, run_tool):
-    """Nothing of ours on the command line: the config's custom_imports do it all."""
-    tool = Path(find_spec(host).origin).parent / ".mim/tools/train.py"
-    done = run_tool(tool, config, "--work-dir", tmp_path, *options(1, 1), env=shapes)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "iter_1.pth").exists()
 
 
 COCO, ADE = "configs/cascade_mask_rcnn_hire_s_coco.py", "configs/upernet_hire_s_ade20k.py"

@@ -40,7 +40,7 @@ PEERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What is the same for all candidates.
+    """Hold what is the same for all candidates.
 
     Attributes:
         arch: of HireMLP.
@@ -65,7 +65,7 @@ class Settings:
 
 @dataclass
 class Figures:
-    """What was measured of a candidate. Times are in milliseconds, sizes in bytes."""
+    """Hold what was measured of a candidate. Times are in milliseconds, sizes in bytes."""
 
     name: str
     dtype: str
@@ -80,7 +80,7 @@ class Figures:
 
     @property
     def median(self) -> float:
-        """The median of the times."""
+        """Return the median of the times."""
         return statistics.median(self.times)
 
 
@@ -109,7 +109,7 @@ def parse_name(name: str, train: bool) -> tuple[str, list[str], str]:
 
 
 class Candidate:
-    """A network with random weights, and what can be measured of it."""
+    """Build a network with random weights, and measure what can be measured of it."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         form, options, dtype = parse_name(name, settings.train)

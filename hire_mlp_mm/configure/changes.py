@@ -44,12 +44,12 @@ class Swap:
 
     @property
     def is_classifier(self) -> bool:
-        """Whether the network reads one pooled vector per image."""
+        """Tell whether the network reads one pooled vector per image."""
         return str(self.network.get("type")).split(".")[-1] == "ImageClassifier"
 
     @property
     def first_neck(self) -> ConfigDict:
-        """The neck that reads the backbone; empty where there is none."""
+        """Return the neck that reads the backbone; empty where there is none."""
         return next(iter(as_list(self.network.get("neck"))), ConfigDict())
 
     def text(self, source: str) -> str:

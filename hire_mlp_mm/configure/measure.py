@@ -30,7 +30,7 @@ class Map:
 
 @dataclass
 class Flow:
-    """What the backbone gives for an image of `size` pixels, and what its neck makes of it."""
+    """Hold what the backbone gives for an image of `size` pixels, and its neck makes of it."""
 
     size: int
     backbone: list[Map]
@@ -38,7 +38,7 @@ class Flow:
 
     @property
     def out(self) -> list[Map]:
-        """What the heads read."""
+        """Return what the heads read."""
         return self.backbone if self.neck is None else self.neck
 
     @classmethod

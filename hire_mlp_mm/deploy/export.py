@@ -33,7 +33,7 @@ from .formats import Say
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and checked.
+    """Describe a file that was written and checked.
 
     Attributes:
         path: of the file.
@@ -155,7 +155,7 @@ def fuse_for_export(model: nn.Module) -> nn.Module:
 
 
 class Segmentor(nn.Module):
-    """A segmentor of MMSegmentation from image to logits, as its whole inference has them."""
+    """Run a segmentor of MMSegmentation from image to logits, as its whole inference does."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ Say = Callable[[str], object]
 
 
 class CheckError(Exception):
-    """What was exported is not what it should be; the message is one line."""
+    """Say in one line that what was exported is not what it should be."""
 
 
 def check_packages() -> None:

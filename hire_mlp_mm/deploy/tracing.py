@@ -43,7 +43,7 @@ def trace(model: nn.Module) -> torch.export.ExportedProgram:
 
 
 class ForAnySize(nn.Module):
-    """A copy of a model whose trace holds for every size."""
+    """Copy a model so that its trace holds for every size."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

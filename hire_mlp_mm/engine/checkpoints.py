@@ -116,7 +116,7 @@ class CheckpointHook(HostCheckpointHook):
 
 
 class LateBackend:
-    """A file backend that only notes what it is to remove, where checkpoints keep it.
+    """Note what a file backend is to remove, where checkpoints keep it.
 
     Args:
         backend: the real one.
@@ -261,7 +261,7 @@ def tensors_of(state: Mapping[str, Any]) -> StateDict:
 
 @dataclass
 class Fit:
-    """How a state dict fits a model.
+    """Say how a state dict fits a model.
 
     Args:
         absent: tensors of the model that it lacks, or has in another shape.
