@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,15 @@ def test_classifier_trains_and_is_tested(tmp_path, fork_tool):
     assert metrics(tmp_path / "t")["accuracy/top1"] == 100
     assert len(pickle.loads((tmp_path / "o.pkl").read_bytes())) == 8
     assert list((tmp_path / "p").glob("*.png"))
+
+
+@pytest.mark.timeout(600)
+def test_a_recipe_runs_under_the_hosts_own_train_py(shapes, tmp_path, run_tool):
+    """In a process that has imported nothing: the config's custom_imports do it all."""
+    tool = Path(find_spec("mmdet").origin).parent / ".mim/tools/train.py"
+    done = run_tool(tool, DETECTION, "--work-dir", tmp_path, *options(1, 1), env=shapes)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "iter_1.pth").exists()
 
 
 COCO, ADE = "configs/cascade_mask_rcnn_hire_s_coco.py", "configs/upernet_hire_s_ade20k.py"
