@@ -39,13 +39,14 @@ __all__ = [
 
 # Where each name is; those of OpenMMLab need mmengine.
 TORCH = {"HireMLPNet": "hire_mlp", "load_weights": "checkpoint"}
+FLOORS = ("configure", "deploy", "engine")  # that stand on OpenMMLab
 OPENMMLAB = {"HireMLP": "backbone", "LayerDecayOptimWrapperConstructor": "layer_decay"}
 
 why_unregistered: ImportError | None = None  # what kept mmengine's part from being imported
 
 
 def __getattr__(name: str) -> Any:
-    if name in OPENMMLAB and why_unregistered:
+    if name in (*OPENMMLAB, *FLOORS) and why_unregistered:
         raise ImportError(without_openmmlab(name, why_unregistered)) from why_unregistered
     module = {**TORCH, **OPENMMLAB}.get(name)
     if module:
@@ -56,7 +57,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return list(__all__)
 
 
 def without_openmmlab(name: str, error: ImportError) -> str:

@@ -43,6 +43,8 @@ def convert(
     """
     if os.path.exists(target):
         raise UserError(f"{target} exists already; name a new file")
+    if target.endswith(".safetensors"):
+        raise UserError(f"{target}: expected a name that ends in .pth, as a torch file is written")
     if not os.path.isdir(os.path.dirname(target) or "."):
         raise UserError(f"folder {os.path.dirname(target)} not found; make it first")
     state_dict = read_backbone(source, prefix, ema)

@@ -187,3 +187,13 @@ def test_the_tools_are_the_verbs(script, words, fork_tool, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith(f"{script}.py: error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_an_interrupted_command_says_so(capsys):
+    def work() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(work, "train.py")
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "train.py: error: interrupted\n"

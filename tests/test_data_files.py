@@ -509,6 +509,10 @@ def test_fewer_outputs_than_classes(load):
     message = r"bbox_head \(Head\) has num_classes=2, and CocoDataset 3 classes"
     with pytest.raises(DataError, match=message):
         batches.check_classes(too_few, dataset)
+    assert not list(batches.spare_classes(enough, dataset))
+    forgotten = torch.nn.ModuleDict({"rpn_head": Head(1), "bbox_head": Head(80)})
+    (line,) = batches.spare_classes(forgotten, dataset)
+    assert "bbox_head (Head) has num_classes=80, and CocoDataset 3 classes: set it to 3" in line
 
 
 def test_an_evaluator_names_its_file(tmp_path):

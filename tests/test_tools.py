@@ -273,6 +273,27 @@ MISTAKES = {
         "cannot be built: TypeError: CascadeRCNN.__init__() got an unexpected keyword argument",
     ),
     "auto scale": (["train", DETECTION, "--auto-scale-lr"], "base_batch_size"),
+    "no value": (["train", DETECTION, "--cfg-options", "a=1", "b"], "expected KEY=VALUE"),
+    "config after options": (
+        ["train", "--cfg-options", "a=1", DETECTION], "and the config before it",
+    ),
+    "config after --resume": (["train", "--resume", DETECTION], "name it before the options"),
+    "index": (
+        ["train", DETECTION, "--cfg-options", "train_dataloader.dataset.pipeline.9.x=1"],
+        "--cfg-options: KeyError",
+    ),
+    "misspelt key": (
+        ["train", DETECTION, "--cfg-options", "trian_cfg.max_iters=1"],
+        "the config has no 'trian_cfg'; did you mean 'train_cfg'?",
+    ),
+    "loop": (
+        ["train", DETECTION, "--cfg-options", "train_cfg.max_iter=1"],
+        "cannot be built: TypeError: IterBasedTrainLoop.__init__() got an unexpected",
+    ),
+    "folder": (
+        ["train", "elsewhere/upernet_hire_s_ade20k.py"],
+        "the recipe of that name is called upernet_hire_s_ade20k, without a folder",
+    ),
 }  # fmt: skip
 
 

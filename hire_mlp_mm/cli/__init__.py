@@ -57,17 +57,22 @@ class Parser(argparse.ArgumentParser):
             if word.startswith("--") and option not in self._option_string_actions:
                 known = [one for one in self._option_string_actions if one.startswith("--")]
                 self.error(f"unknown option {option!r}{nearest(option, known)}")
-        return self.parse_intermixed_args(arguments)
+        try:
+            return self.parse_intermixed_args(arguments)
+        except ValueError as error:  # of mmengine's reader of KEY=VALUE
+            self.error(f"--cfg-options: expected KEY=VALUE, and the config before it ({error})")
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in a line, and end with 2."""
+        if "required: config" in message:
+            message += "; name it before the options"
         end = "" if "did you mean" in message else f"; see {self.prog} --help"
         self.exit(2, f"{self.prog}: error: {message}{end}\n")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Ask whether the nearest of some words was meant; nothing where none is near."""
-    near = difflib.get_close_matches(word, list(known), 1, 0.5)
+    near = difflib.get_close_matches(word, list(known), 1, 0.62)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
@@ -151,6 +156,8 @@ def run(work: Callable[[], int | None], prog: str) -> None:
         end(prog, str(error), 1)
     except (UserError, FileNotFoundError) as error:
         end(prog, text_of(error), 2, shared=getattr(error, "shared", True))
+    except KeyboardInterrupt:
+        end(prog, "interrupted", 130)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "hire_mlp_mm"):  # a fault of ours

@@ -66,7 +66,8 @@ def batch_errors(runner: Any) -> Iterator[None]:
 
     Raises:
         DataError: in place of the error, which goes into the log, as it may be the model's fault.
-        UserError: it is another process of the run that is gone.
+        UserError: it is another process of the run that is gone, or a class refuses what the
+            config has for it.
     """
     try:
         yield
@@ -78,10 +79,18 @@ def batch_errors(runner: Any) -> Iterator[None]:
                 f"another process of this run has ended, see the logs of all: {describe(error)}"
             ) from error
         hook = next((hook for hook in runner.hooks if isinstance(hook, BatchHook)), None)
+        if hook is not None and hook.runner is None:  # the run has not begun
+            traceback.print_exc()
+            raise cannot_be_built(error) from error
         if hook is None or hook.batch is None:
             raise
         runner.logger.error(traceback.format_exc())
         raise DataError(hook.message(describe(error))) from error
+
+
+def cannot_be_built(error: Exception) -> UserError:
+    """Make the error of a config whose parts cannot be built; the class may be at fault."""
+    return UserError(f"what the config describes cannot be built: {describe(error)}")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -131,6 +140,8 @@ class ClassesHook(Hook):
 
     def before_train(self, runner: Any) -> None:
         check_classes(runner.model, runner.train_dataloader.dataset)
+        for line in list(spare_classes(runner.model, runner.train_dataloader.dataset))[:1]:
+            runner.logger.warning(line)
 
     def before_val(self, runner: Any) -> None:
         check_classes(runner.model, runner.val_dataloader.dataset)
@@ -144,9 +155,30 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
 
     mmdet takes a label too many for the background, mmseg leaves it out of the figures.
     """
+    for path, module, number, classes in numbers_of_classes(model, dataset):
+        if number < classes:
+            raise DataError(
+                f"{path} ({type(module).__name__}) has num_classes={number}, and "
+                f"{type(dataset).__name__} {classes} classes; set either in the config"
+            )
+
+
+def spare_classes(model: nn.Module, dataset: Any) -> Iterator[str]:
+    """Yield a line for each head with more classes than the data, as a forgotten one has."""
+    for path, module, number, classes in numbers_of_classes(model, dataset):
+        if number > classes:
+            yield (
+                f"{path} ({type(module).__name__}) has num_classes={number}, and "
+                f"{type(dataset).__name__} {classes} classes: set it to {classes} in every head, "
+                "unless that is meant"
+            )
+
+
+def numbers_of_classes(model: nn.Module, dataset: Any) -> Iterator[tuple[str, nn.Module, int, int]]:
+    """Yield (path, head, its number of classes, the data's) of each head that has classes."""
     metainfo = getattr(dataset, "metainfo", {})
-    classes = metainfo.get("classes") or ()
-    if "stuff_classes" in metainfo:  # panoptic: things and stuff have heads of their own
+    classes = len(metainfo.get("classes") or ())
+    if "stuff_classes" in metainfo or not classes:  # things and stuff have heads of their own
         return
     for path, module in model.named_modules():
         number = getattr(module, "num_classes", None)
@@ -154,8 +186,5 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
         # a backbone without a classifier has -1.
         if "rpn" in path or type(module).__name__ == "STDCHead":
             continue
-        if isinstance(number, int) and 0 < number < len(classes):
-            raise DataError(
-                f"{path} ({type(module).__name__}) has num_classes={number}, and "
-                f"{type(dataset).__name__} {len(classes)} classes; set either in the config"
-            )
+        if isinstance(number, int) and number > 0:
+            yield path, module, number, classes

@@ -35,7 +35,7 @@ def find_config(name: str) -> Path:
     package, colons, inside = name.partition("::")
     if not colons:
         if path.name != name:
-            raise UserError(f"config {name} not found")
+            raise UserError(f"config {name} not found{recipe_called(path.stem)}")
         package, inside = SCOPE, name if name.endswith(".py") else f"{name}.py"
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -48,6 +48,15 @@ def find_config(name: str) -> Path:
     hint = f"; near it: {', '.join(str(known[one]) for one in near)}" if near else ""
     where = f" in {package}" if colons else ", nor a recipe of that name"
     raise UserError(f"config {name} not found{where}{hint}")
+
+
+def recipe_called(stem: str) -> str:
+    """Say how a recipe is named where no checkout is; nothing where there is none of that name."""
+    spec = importlib.util.find_spec(SCOPE)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if Path(folder, ".mim", "configs", f"{stem}.py").is_file():
+            return f"; the recipe of that name is called {stem}, without a folder"
+    return ""
 
 
 def read_config(name: str) -> Config:

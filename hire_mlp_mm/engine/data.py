@@ -73,11 +73,12 @@ def guard_metric(host: Any) -> Any:
 DATASETS.guard, METRICS.guard = guard_dataset, guard_metric
 
 
-def unreadable(place: str, error: Exception) -> DataError:
-    """Make the error of an annotation file that a data set or a metric cannot read."""
+def unreadable(place: str, error: Exception, is_file: bool = True) -> DataError:
+    """Make the error of an annotation file, or folders, that a data set or a metric cannot read."""
     if isinstance(error, FileNotFoundError):
         return DataError(f"{error.filename or place} not found")
-    return DataError(f"annotation file {place} cannot be read: {describe(error)}")
+    what = "annotation file " if is_file else ""
+    return DataError(f"{what}{place} cannot be read: {describe(error)}")
 
 
 def rebuild(host: type) -> Any:
@@ -104,7 +105,7 @@ class Guarded(BaseDataset):
         except UserError:
             raise
         except Exception as error:
-            raise unreadable(place(self), error) from error
+            raise unreadable(place(self), error, bool(self.ann_file)) from error
         self.listed = True
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import traceback
@@ -18,7 +19,7 @@ from .. import mmcv_ops
 from ..errors import UserError, describe
 from ..files import CURE
 from ..registry import SCOPE
-from .batches import batch_errors
+from .batches import batch_errors, cannot_be_built
 from .config import check_data, check_file, find_config, read_config
 from .harden import SPLITS, harden
 from .processes import join_processes_on_cpu
@@ -43,7 +44,7 @@ def load(
         UserError: there is no such file, or it cannot be read.
     """
     cfg = read_config(config)
-    cfg.merge_from_dict(options or {})
+    merge(cfg, options or {})
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{find_config(config).stem}"
     if cfg.default_scope == "mmpretrain":  # as its own tools do
@@ -51,6 +52,25 @@ def load(
             if cfg.get(f"{split}_dataloader"):
                 cfg[f"{split}_dataloader"].setdefault("collate_fn", dict(type="default_collate"))
     return cfg
+
+
+def merge(cfg: Config, options: dict[str, Any]) -> None:
+    """Merge values into a config by their dotted keys.
+
+    Raises:
+        UserError: they cannot be, or a key is nearly one of the config's.
+    """
+    for key in options:
+        first = key.partition(".")[0]
+        near = difflib.get_close_matches(first, cfg.keys(), 1, 0.85)
+        if first not in cfg and near:
+            raise UserError(
+                f"--cfg-options: the config has no {first!r}; did you mean {near[0]!r}?"
+            )
+    try:
+        cfg.merge_from_dict(options)
+    except Exception as error:  # of an index, or of a value that is not a dict
+        raise UserError(f"--cfg-options: {describe(error)}") from error
 
 
 def train(cfg: Config, resume: str | None = None) -> nn.Module:
@@ -141,7 +161,7 @@ def build_errors() -> Iterator[None]:
         raise
     except Exception as error:
         traceback.print_exc()
-        raise UserError(f"what the config describes cannot be built: {describe(error)}") from error
+        raise cannot_be_built(error) from error
 
 
 def set_local_rank(rank: int) -> None:
