@@ -59,8 +59,8 @@ fuzz: env ## read 10,000 odd weight files of each kind, and one with 3 GB of jun
 chaos: env ## kill trainings 200 times, go on each time, and show that nothing is lost
 	$(BIN)/python tools/chaos.py $(ARGS)
 
-chaos-hosts: env ## the same with 90 kills, by the hosts' own train.py, a plain script and mim's
-	$(BIN)/python tools/chaos.py --kills 90 --ways host plain mim $(ARGS)
+chaos-hosts: env ## the same with 60 kills, by the hosts' own train.py, a plain script and mim's
+	$(BIN)/python tools/chaos.py --kills 60 --ways host plain mim $(ARGS)
 
 soak: env ## thousands of images of random sizes: memory, threads and files have to stay flat
 	$(BIN)/python tools/soak.py $(ARGS)

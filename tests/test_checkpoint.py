@@ -570,6 +570,7 @@ def test_converter(official, classifier, tmp_path, fork_tool):
     ("make", "target", "message"),
     [
         (without("norm2.bias"), "gone/out.pth", "folder {}/gone not found"),
+        (without("norm2.bias"), "out.safetensors", "expected a name that ends in .pth"),
         (without("network.0.0.norm2.bias"), "out.pth", "lacks stages.0.blocks.0.norm2.bias"),
     ],
 )

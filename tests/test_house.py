@@ -30,7 +30,6 @@ THIRD_PARTY = (
     {"torch": None, "mmengine": None, "mmcv": None, "torchvision": None},
 )
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if ".mim" not in path.parts)
-IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
 
 # Private names that have no public one. Torch's, besides what is in its compiled part (torch._C)
 # and its operators (torch.ops):
@@ -93,21 +92,26 @@ def nodes(path: Path) -> list[ast.AST]:
     return list(ast.walk(ast.parse(path.read_text())))
 
 
+def every_file(but: str = ""):
+    """Ask a question of every file of the package, but for one."""
+    files = [path for path in FILES if path.relative_to(ROOT).as_posix() != but]
+    ids = [path.relative_to(ROOT).as_posix() for path in files]
+    return pytest.mark.parametrize("path", files, ids=ids)
+
+
 def test_every_file_has_a_floor():
     assert {part_of(path) for path in FILES} - {"__init__"} <= set.union(*FLOORS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
+@every_file(but="hire_mlp_mm/__init__.py")  # which offers what there is
 def test_imports_run_one_way(path):
-    if part_of(path) == "__init__":
-        pytest.skip("offers what there is")
     floor = floor_of(part_of(path))
     imported = [part for node in nodes(path) for part in parts_imported(path, node)]
     above = {part for part in imported if floor_of(part) > floor}
     assert not above, f"{path.name} is below {above}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
+@every_file()
 def test_the_lower_floors_import_nothing_else(path):
     """Torch alone on the ground floor; of OpenMMLab, mmengine and mmcv on the first."""
     imported = {other for node in nodes(path) for other in others_imported(node)}
@@ -175,23 +179,19 @@ def overridden(module) -> Iterator[str]:
                     yield f"{cls.__name__}.{name}"
 
 
-PATCHES = "host_faults.py"
+PATCHES = "hire_mlp_mm/host_faults.py"
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
+@every_file(but=PATCHES)
 def test_private_names_of_the_hosts_stand_in_one_file(path):
-    if path.name == PATCHES:
-        pytest.skip("that file")
     tree = nodes(path)
     fine = names_made(tree) | TORCH_PRIVATE.keys() | STANDARD_PRIVATE.keys()
     used = [f"line {line}: {name}" for line, name in private_names_used(tree) if name not in fine]
     assert not used
 
 
-@pytest.mark.parametrize("path", FILES, ids=IDS)
+@every_file(but=PATCHES)
 def test_private_methods_of_the_hosts_are_overridden_in_one_file(path):
-    if path.name in (PATCHES, "__main__.py"):
-        pytest.skip("that file, or one that runs on import")
     parts = path.relative_to(ROOT).with_suffix("").parts
     module = importlib.import_module(".".join(p for p in parts if p != "__init__"))
     made = {"_abc_impl", "_backward_cls"}  # by Python and torch, in every class of some kinds
