@@ -139,10 +139,15 @@ def test_a_model_that_fails_leaves_the_other_type():
 def test_the_compilers_settings_are_put_back():
     from torch.fx.experimental import _config as symbolic_shapes
 
-    before = torch._dynamo.config.recompile_limit, symbolic_shapes.use_duck_shape
+    def settings() -> tuple[int, bool]:
+        config = torch._dynamo.config
+        name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+        return getattr(config, name), symbolic_shapes.use_duck_shape
+
+    before = settings()
     with compiling():
-        assert (torch._dynamo.config.recompile_limit, symbolic_shapes.use_duck_shape) != before
-    assert (torch._dynamo.config.recompile_limit, symbolic_shapes.use_duck_shape) == before
+        assert settings() == (64, False) != before
+    assert settings() == before
 
 
 @pytest.mark.parametrize("fused", [False, True])
