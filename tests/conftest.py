@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 
 import hire_mlp_mm.mmcv_ops  # noqa: F401  before any test imports mmdet
 
@@ -38,6 +39,12 @@ ops.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
 ops.__getattr__ = lambda name: None
 sys.modules["mmcv._ext"] = ops
 """
+
+
+needs_compiler = pytest.mark.skipif(
+    not hasattr(torch._dynamo.config, "recompile_limit"),
+    reason="the compiler of torch 2.6 writes C++ that does not compile",
+)
 
 
 @pytest.fixture(autouse=True)

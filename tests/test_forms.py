@@ -25,7 +25,7 @@ from hire_mlp_mm.engine.backbones import (
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.fuse import fuse
 from hire_mlp_mm.hire_mlp import crop_and_unshift, shift_and_pad
-from tests.conftest import NANO
+from tests.conftest import NANO, needs_compiler
 from tests.test_fuse import largest_error
 from tests.test_network import randomised
 
@@ -40,6 +40,7 @@ def gradient(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
+@needs_compiler
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("form", ["plain", "fused", "trained"])
 def test_compiled_blocks(form):

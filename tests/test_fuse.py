@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hire_mlp_mm import HireMLP
 from hire_mlp_mm.fuse import FusedBlock, FusedHireMLP, fuse
 from hire_mlp_mm.hire_mlp import ARCHS, HireMLPNet
-from tests.conftest import NANO, ROOT
+from tests.conftest import NANO, ROOT, needs_compiler
 from tests.reference import golden_input
 from tests.test_golden import build, load, of_kind, relative_error
 from tests.test_network import randomised
@@ -258,6 +258,7 @@ def test_exported_once_for_all_sizes(region_padding):
         assert largest_error(exported.module()(x), fused(x)) < 1e-5
 
 
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_compiled_once_for_all_sizes():
