@@ -200,6 +200,17 @@ def test_under_a_gradient_scaler_the_loss_alone_counts():
     assert (model.weight == 1).all()
 
 
+def test_the_loss_is_looked_at_before_an_iteration_leaves_a_trace(shapes, tmp_path):
+    """Where no step of the optimizer is looked at, as under a gradient scaler."""
+    cfg = Config.fromfile(ROOT / CONFIGS["segmentor"])
+    cfg.merge_from_dict(dict(work_dir=str(tmp_path), experiment_name=tmp_path.name))
+    cfg.custom_hooks = [dict(type="EMAHook")]
+    order = [type(hook).__name__ for hook in Runner.from_cfg(harden(cfg)).hooks]
+    for later in ("LoggerHook", "ParamSchedulerHook", "EMAHook", "CheckpointHook"):
+        assert order.index("FiniteHook") < order.index(later)
+    assert order.index("CheckpointHook") < order.index("FiniteCheckpointHook")
+
+
 def test_an_infinite_loss_whose_gradients_are_fine():
     model = Loss()
     runner, hook = prepared(model)

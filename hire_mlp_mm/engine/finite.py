@@ -27,10 +27,11 @@ class FiniteHook(Hook):
     the loss yet, and the one number that it waits for is there by then. (mmengine waits for each
     iteration's losses, to log them, and for the gradients' norm, to clip them.) All processes of
     a run stop together. Under a gradient scaler infinite gradients are part of the game, and the
-    loss alone counts, as soon as the iteration is over; the scaler takes no step with it.
+    loss alone counts, as soon as the iteration is over; the scaler takes no step with it. So it is
+    under DeepSpeed, whose optimizers have no such hook.
     """
 
-    priority = "LOWEST"  # sees a checkpoint as it is written, averages swapped in
+    priority = "VERY_HIGH"  # before an iteration's figures, average and checkpoint are written
 
     def __init__(self) -> None:
         self.losses: dict[str, Tensor] = {}
