@@ -47,6 +47,20 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol():
+    """A hardened run in a test's process says for good how its files are read: not for others."""
+    names = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.get(name) for name in names}
+    result = yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    return result
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
