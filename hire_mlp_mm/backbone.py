@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,10 @@ from mmengine.registry import MODELS as ROOT
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .arch import ArchLike
 from .checkpoint import CheckpointError, load_weights
-from .hire_mlp import ArchLike, HireMLPNet
+from .hire_mlp import HireMLPNet
+from .lean import LeanBlock, RecomputedBlock
 from .registry import MODELS
 
 # The parts of the network that have parameters, for `HireMLP.get_layer_depth`.
@@ -23,12 +26,21 @@ PART = re.compile(
 )
 
 
-def no_longer_random(
-    backbone: HireMLP, state_dict: Mapping[str, Any], prefix: str, *_: object
-) -> None:
+def note_loading(backbone: HireMLP, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:
     """Note that a state dict with tensors of the backbone is loaded into it."""
     if any(key.startswith(prefix) for key in state_dict):
-        backbone.starts_random = False
+        backbone.starts_random = backbone.awaits_weights = False
+
+
+def warn_without_weights(backbone: HireMLP, _: object) -> None:
+    """Warn, once, at a forward pass before the weights of `init_cfg` are loaded."""
+    if backbone.awaits_weights:
+        backbone.awaits_weights = False
+        warnings.warn(
+            "HireMLP runs with random weights: init_cfg names a file that nobody has loaded; call "
+            "init_weights() of the model, or set init_cfg=None",
+            stacklevel=3,
+        )
 
 
 # In the root registry `type='HireMLP'` is found from every scope; in ours,
@@ -67,12 +79,15 @@ class HireMLP(HireMLPNet, BaseModule):
     Example:
         >>> model = HireMLP(arch='small', init_cfg=dict(type='Pretrained',
         ...                                             checkpoint='hire-mlp://small'))
+        >>> model.init_weights()
         >>> [tuple(f.shape) for f in model(torch.rand(1, 3, 224, 224))]
         [(1, 64, 56, 56), (1, 128, 28, 28), (1, 320, 14, 14), (1, 512, 7, 7)]
     """
 
     # Whether `init_weights` had no weights to load, and nothing else has brought any since.
     starts_random = False
+    # Whether `init_cfg` names weights, and neither they nor others have been loaded.
+    awaits_weights = False
 
     def __init__(
         self,
@@ -107,7 +122,7 @@ class HireMLP(HireMLPNet, BaseModule):
             shift_padding=shift_padding,
             region_padding=region_padding,
             norm_layer=lambda dim: build_norm_layer(norm_cfg, dim)[1],
-            with_cp=with_cp,
+            block=RecomputedBlock if with_cp else LeanBlock,
         )
         if not -1 <= frozen_stages <= len(self.arch.dims):
             raise ValueError(
@@ -117,18 +132,20 @@ class HireMLP(HireMLPNet, BaseModule):
         self.init_cfg = init_cfg
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.awaits_weights = bool(self.split_init_cfg()[0])
         # Torch's loaders call this, and so does mmengine's.
-        self.register_load_state_dict_pre_hook(no_longer_random)
+        self.register_load_state_dict_pre_hook(note_loading)
+        self.register_forward_pre_hook(warn_without_weights)
         for module in self.frozen_modules():
             module.requires_grad_(False)
         self.train(self.training)
 
     def frozen_modules(self) -> list[nn.Module]:
-        """The stem and stages that `frozen_stages` freezes."""
+        """Return the stem and stages that `frozen_stages` freezes."""
         return [self.stem, *self.stages[: self.frozen_stages]] if self.frozen_stages >= 0 else []
 
     def train(self, mode: bool = True) -> HireMLP:
-        """Training or evaluation mode; frozen modules and, by `norm_eval`, norms stay in eval."""
+        """Set the mode; frozen modules and, by `norm_eval`, norms stay in evaluation mode."""
         super().train(mode)
         if mode and self.starts_random:  # a run's checkpoint, if it has one, is loaded by now
             self.starts_random = False
@@ -143,7 +160,7 @@ class HireMLP(HireMLPNet, BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Layer of a parameter, for layer-wise learning-rate decay.
+        """Return the layer of a parameter, for layer-wise learning-rate decay.
 
         Layer 0 is the stem, then every block of the built stages is a layer, in the order of the
         forward pass. A stage's downsampling belongs to its first block, an output norm to the
@@ -184,11 +201,9 @@ class HireMLP(HireMLPNet, BaseModule):
             CheckpointError: the weights do not fit, or cannot be read.
             FileNotFoundError: there is no such file.
         """
-        init_cfg = self.init_cfg or []
-        cfgs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
-        pretrained = [cfg for cfg in cfgs if cfg.get("type") in ("Pretrained", PretrainedInit)]
+        init_cfg = self.init_cfg
         # mmengine's own loader goes on when nothing fits: it gets the other kinds only.
-        self.init_cfg = [cfg for cfg in cfgs if cfg not in pretrained]
+        pretrained, self.init_cfg = self.split_init_cfg()
         super().init_weights()
         self.init_cfg = init_cfg
         for cfg in pretrained:
@@ -200,6 +215,13 @@ class HireMLP(HireMLPNet, BaseModule):
                 )
             self.load_pretrained(cfg["checkpoint"], cfg.get("prefix") or "")
         self.starts_random = not pretrained
+
+    def split_init_cfg(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return the parts of `init_cfg` that name weights, and the others."""
+        init_cfg = self.init_cfg or []
+        cfgs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg)
+        pretrained = [cfg for cfg in cfgs if cfg.get("type") in ("Pretrained", PretrainedInit)]
+        return pretrained, [cfg for cfg in cfgs if cfg not in pretrained]
 
     def load_pretrained(self, checkpoint: str, prefix: str = "") -> None:
         """Load weights strictly and say in one line of the log what was loaded.

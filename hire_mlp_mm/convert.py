@@ -12,9 +12,11 @@ import secrets
 import torch
 
 from . import __version__
-from .checkpoint import CheckpointError, StateDict, layout, match_state_dict, read_backbone
+from .arch import ARCHS
+from .checkpoint import CheckpointError, StateDict, match_state_dict, read_backbone
 from .errors import UserError, first_line
-from .hire_mlp import ARCHS, HireMLPNet
+from .hire_mlp import HireMLPNet
+from .names import layout
 
 
 def convert(
@@ -49,28 +51,18 @@ def convert(
         raise UserError(f"folder {os.path.dirname(target)} not found; make it first")
     state_dict = read_backbone(source, prefix, ema)
     check_complete(state_dict, source)
+    head = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith("head.")}
     if classifier:
-        state_dict = as_classifier(state_dict, source)
-    else:
-        state_dict = {k: v for k, v in state_dict.items() if not k.startswith("head.")}
+        if not head:
+            raise CheckpointError(f"{source} holds no classification head; leave out --classifier")
+        # By mmpretrain's names of an ImageClassifier with a LinearClsHead.
+        state_dict = {f"backbone.{key}": value for key, value in state_dict.items()}
+        state_dict |= {key.replace("head.", "head.fc."): value for key, value in head.items()}
     # Tensors of a file share storages at times; clones make the new file no larger than it needs.
     state_dict = {key: value.clone() for key, value in state_dict.items()}
     meta = dict(source=os.path.basename(source), hire_mlp_mm=__version__)
     write_new(dict(meta=meta, state_dict=state_dict), target)
     return len(state_dict)
-
-
-def as_classifier(state_dict: StateDict, source: str) -> StateDict:
-    """Rename for an mmpretrain ImageClassifier with a LinearClsHead.
-
-    Raises:
-        CheckpointError: the file holds no head.
-    """
-    heads = {key: value for key, value in state_dict.items() if key.startswith("head.")}
-    if not heads:
-        raise CheckpointError(f"{source} holds no classification head; leave out --classifier")
-    backbone = {f"backbone.{key}": v for key, v in state_dict.items() if key not in heads}
-    return backbone | {key.replace("head.", "head.fc."): v for key, v in heads.items()}
 
 
 def check_complete(state_dict: StateDict, source: str) -> None:
@@ -82,16 +74,12 @@ def check_complete(state_dict: StateDict, source: str) -> None:
 
 
 def write_new(data: object, target: str) -> None:
-    """Save to a new file, which is whole or absent.
-
-    Raises:
-        UserError: it cannot be written, or somebody else has made it meanwhile.
-    """
+    """Save to a new file, which is whole or absent; raise UserError if somebody has made it."""
     part = f"{target}.{secrets.token_hex(4)}.part"
     try:
         with open(part, "xb") as file:
             torch.save(data, file)
-        place(part, target)
+        name_new(part, target)
     except FileExistsError as error:
         raise UserError(f"{target} exists already; name a new file") from error
     except (OSError, RuntimeError) as error:
@@ -104,12 +92,8 @@ def write_new(data: object, target: str) -> None:
             os.remove(part)
 
 
-def place(part: str, target: str) -> None:
-    """Give a file its name, and let it not take the place of another.
-
-    Raises:
-        FileExistsError: there is another.
-    """
+def name_new(part: str, target: str) -> None:
+    """Give a file its name; raise FileExistsError if another has that name already."""
     try:
         os.link(part, target)  # a rename would replace the other
     except FileExistsError:

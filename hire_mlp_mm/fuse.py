@@ -27,20 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .hire_mlp import (
-    HEIGHT,
-    WIDTH,
-    Block,
-    ConvNormAct,
-    HireMLPNet,
-    RegionBranch,
-    Stage,
-    channels_first,
-    channels_last,
-    crop_and_unshift,
-    is_channels_last,
-    shift_and_pad,
-)
+from . import ops
+from .hire_mlp import HEIGHT, WIDTH, Block, ConvNormAct, HireMLPNet, RegionBranch, Stage
+from .ops import channels_first, tokens_first
 
 # Tokens at a time in the channel MLP on a CPU, per thread: their hidden map stays in the cache.
 CHUNK = 1024
@@ -222,6 +211,7 @@ class FusedConv(ConvNormAct):
         self.proj.bias = constant(bias, layer.proj.weight)
         self.norm = nn.Identity()
         self.act = nn.ReLU(inplace=True)
+        self.smallest = layer.smallest
 
 
 class FusedBranch(nn.Module):
@@ -261,7 +251,8 @@ class FusedBranch(nn.Module):
         p = self.region_size
         if self.axis == HEIGHT and not torch.compiler.is_compiling():
             return self.regions_of_rows(x)
-        x = shift_and_pad(x, self.axis, p, self.shift, "circular", self.region_padding)
+        paddings = ("circular", self.region_padding)
+        x = tokens_first(ops.shift(channels_first(x), self.axis, self.shift, p, *paddings))
         if self.axis == HEIGHT:
             # (B, H', p, W, C) -> (B, H', W, p * C)
             return x.view(B, -1, p, W, C).transpose(2, 3).reshape(B, -1, W, p * C)
@@ -307,11 +298,11 @@ class FusedBranch(nn.Module):
             hidden: (B, H', W', C // 2).
             size: of the map along the axis. The last region may reach beyond it.
         """
-        regions, p = hidden.shape[self.axis], self.region_size
+        regions, p = hidden.shape[self.axis - 1], self.region_size
         mean = F.pad(hidden.mean((1, 2)), (0, 1), value=1.0)[:, None] * (regions / size)
         if not torch.compiler.is_compiling() and regions * p == size:
             return mean.expand(-1, p, -1)
-        last = hidden.select(self.axis, regions - 1).mean(1)
+        last = hidden.select(self.axis - 1, regions - 1).mean(1)
         last = F.pad(last, (0, 1), value=1.0)[:, None] * (1 / size)
         beyond = torch.arange(p, device=hidden.device) >= size - (regions - 1) * p
         return mean - last * beyond[:, None]
@@ -332,7 +323,7 @@ class FusedBranch(nn.Module):
             rows = batch_linear(hidden, weight.flatten(1, 2), bias.view(B, 1, p * C))
             # (B, H' * W, p * C) -> (B, H' * p, W, C)
             rows = rows.view(B, regions, W, p, C).transpose(2, 3).reshape(B, regions * p, W, C)
-            return out + crop_and_unshift(rows, HEIGHT, self.shift, H)
+            return out + tokens_first(ops.unshift(channels_first(rows), HEIGHT, self.shift, H))
         for k in range(p):
             rows = batch_linear(hidden, weight[:, k], bias[:, k : k + 1]).view(B, regions, W, C)
             for some, rows_of in self.places(k, H, tokens_at(k, H, p)):
@@ -426,7 +417,8 @@ class FusedBlock(nn.Module):
 
         # (B, H * W', p * C) -> (B, H, W' * p, C)
         out = batch_linear(width.flatten(1, 2), to_width.flatten(1, 2), width_bias.view(B, 1, -1))
-        out = crop_and_unshift(out.view(B, H, -1, C), WIDTH, self.width.shift, W)
+        out = channels_first(out.view(B, H, -1, C))
+        out = tokens_first(ops.unshift(out, WIDTH, self.width.shift, W))
         out = batch_linear(x.view(B, H * W, C), pointwise, out.reshape(B, H * W, C))
         out = self.height.add_rows(out.view(B, H, W, C), height, to_height, height_bias)
         return out if self.folds_proj(H * W) else linear(out, self.proj, self.proj_bias, add=x)
@@ -482,7 +474,7 @@ class FusedStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) to (B, C, ceil(H / 2), ceil(W / 2)), in channels_last."""
-        x = channels_last(self.downsample(x)).contiguous()
+        x = tokens_first(self.downsample(x)).contiguous()
         for block in self.blocks:
             x = block(x)
         return channels_first(x)
@@ -546,5 +538,5 @@ class FusedHireMLP(nn.Module):
             x = stage(x)
             if i in self.out_indices:
                 out = getattr(self, f"norm{i}")(x).to(image.dtype)
-                outputs.append(out if is_channels_last(image) else out.contiguous())
+                outputs.append(ops.lay_out_like(out, image))
         return tuple(outputs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -14,7 +13,6 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
 from hire_mlp_mm import HireMLP
-from hire_mlp_mm.backward import plain_operations
 from hire_mlp_mm.engine.backbones import (
     BackboneHook,
     compile_blocks,
@@ -24,7 +22,6 @@ from hire_mlp_mm.engine.backbones import (
 )
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.fuse import fuse
-from hire_mlp_mm.hire_mlp import crop_and_unshift, shift_and_pad
 from tests.conftest import NANO, needs_compiler
 from tests.test_fuse import largest_error
 from tests.test_network import randomised
@@ -63,30 +60,6 @@ def test_compiled_blocks(form):
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] == 2  # one for each shift
     assert form == "trained" or graphs[2] == graphs[0]
-
-
-@pytest.mark.parametrize("region_padding", ["circular", "zero", "replicate"])
-@pytest.mark.parametrize("shift_padding", ["circular", "zero"])
-def test_gathered_gradients(shift_padding, region_padding, monkeypatch):
-    """What compilers see of a shift has the plain one's gradient, on maps of all sizes."""
-    for size, p, shift in itertools.product(range(1, 10), (1, 2, 3, 4), (0, 1, 2, 5)):
-        padded = -(-size // p) * p
-        calls = [
-            (size, lambda x, *how: shift_and_pad(x, 1, *how, shift_padding, region_padding)),
-            (padded, lambda x, p, shift, size=size: crop_and_unshift(x, 1, shift, size)),
-        ]
-        for length, call in calls:
-            x = torch.randn(2, length, 3, 2, dtype=torch.float64, requires_grad=True)
-            with plain_operations():
-                theirs = call(x, p, shift)
-            with monkeypatch.context() as patch:
-                patch.setattr(torch.compiler, "is_compiling", lambda: True)
-                ours = call(x, p, shift)
-            assert torch.equal(ours, theirs)
-            grad = torch.randn_like(ours)
-            torch.testing.assert_close(
-                *(torch.autograd.grad(out, x, grad) for out in (ours, theirs))
-            )
 
 
 def test_compiled_gradients_add_up_nowhere_by_index():

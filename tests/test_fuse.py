@@ -14,8 +14,10 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from hire_mlp_mm import HireMLP
+from hire_mlp_mm.arch import ARCHS
 from hire_mlp_mm.fuse import FusedBlock, FusedHireMLP, fuse
-from hire_mlp_mm.hire_mlp import ARCHS, HireMLPNet
+from hire_mlp_mm.hire_mlp import HireMLPNet
+from hire_mlp_mm.lean import LeanBlock
 from tests.conftest import NANO, ROOT, needs_compiler
 from tests.reference import golden_input
 from tests.test_golden import build, load, of_kind, relative_error
@@ -96,7 +98,7 @@ def test_golden_numbers(path):
         dict(in_channels=1),
         dict(norm_layer=nn.SyncBatchNorm),
         dict(norm_layer=lambda dim: nn.BatchNorm2d(dim, eps=0.1, affine=False)),
-        dict(drop_path_rate=0.3, with_cp=True),
+        dict(drop_path_rate=0.3, block=LeanBlock),
     ],
 )
 def test_options_of_the_network(kwargs):

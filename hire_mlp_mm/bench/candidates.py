@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import UserError
 from ..fuse import fuse
 from ..hire_mlp import HireMLPNet
+from ..lean import LeanBlock, RecomputedBlock
 from .meters import kept_bytes, peak_bytes
 from .reference_net import ReferenceNet
 
@@ -121,7 +122,8 @@ class Candidate:
         if form in PEERS:
             model = build_peer(form)
         else:
-            model = HireMLPNet(settings.arch, with_cp="cp" in options)
+            block = RecomputedBlock if "cp" in options else LeanBlock  # as HireMLP has them
+            model = HireMLPNet(settings.arch, block=block)
         model.to(self.device, self.dtype)
         model.train(self.train)  # apart: some backbones return nothing here
         title = form if form not in FORMS else f"Hire-{settings.arch.capitalize()} {form}"

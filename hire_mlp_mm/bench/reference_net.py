@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..hire_mlp import HEIGHT, WIDTH, Block, HireMLPNet, HireModule, Mlp, RegionBranch
-
-AXES = {HEIGHT: 2, WIDTH: 3}  # here maps are (B, C, H, W)
+from ..hire_mlp import Block, HireMLPNet, HireModule, Mlp, RegionBranch
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -49,7 +47,7 @@ def constant_pad(x: Tensor, axis: int, front: int, back: int, mode: str) -> Tens
 
 def region_branch(x: Tensor, branch: RegionBranch) -> Tensor:
     """Mix the tokens of each region along an axis."""
-    axis, p, shift = AXES[branch.axis], branch.region_size, branch.shift
+    axis, p, shift = branch.axis, branch.region_size, branch.shift
     size = x.shape[axis]
     x = x.clone()
     if shift and branch.shift_padding == "circular":
