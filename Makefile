@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # What the environment holds.
 LOCK ?= requirements/lock.txt
-# Free disk space that a new environment asks for; empty means the script's own figure.
-MIN_FREE_GB ?=
+# Free disk space that a new environment asks for: CUDA's libraries, which torch brings, are most.
+MIN_FREE_GB ?= 6
 # Passed on to the command of a target: make test ARGS='-k fuse', make lock ARGS=--upgrade
 ARGS ?=
 
@@ -13,9 +13,8 @@ BIN := $(VENV)/bin
 SOURCES := .
 
 # A Python that was named is insisted on. An unnamed one only serves to make the first environment.
-SETUP = $(PYTHON) tools/setup_env.py --venv $(VENV) --lock $(LOCK) \
-	$(if $(filter file,$(origin PYTHON)),,--exact) \
-	$(if $(MIN_FREE_GB),--min-free-gb $(MIN_FREE_GB))
+SETUP = $(PYTHON) dev/setup_env.py --venv $(VENV) --lock $(LOCK) \
+	--min-free-gb $(MIN_FREE_GB) $(if $(filter file,$(origin PYTHON)),,--exact)
 
 .DEFAULT_GOAL := help
 .PHONY: help env lock demo test test-onedl test-torch-min fuzz chaos chaos-hosts soak lint format tables build clean
@@ -57,13 +56,13 @@ fuzz: env ## read 10,000 odd weight files of each kind, and one with 3 GB of jun
 		tests/test_hostile_files.py::test_junk_beside_the_weights_takes_no_memory $(ARGS)
 
 chaos: env ## kill trainings 200 times, go on each time, and show that nothing is lost
-	$(BIN)/python tools/chaos.py $(ARGS)
+	$(BIN)/python dev/chaos.py $(ARGS)
 
 chaos-hosts: env ## the same with 60 kills, by the hosts' own train.py, a plain script and mim's
-	$(BIN)/python tools/chaos.py --kills 60 --ways host plain mim $(ARGS)
+	$(BIN)/python dev/chaos.py --kills 60 --ways host plain mim $(ARGS)
 
 soak: env ## thousands of images of random sizes: memory, threads and files have to stay flat
-	$(BIN)/python tools/soak.py $(ARGS)
+	$(BIN)/python dev/soak.py $(ARGS)
 
 lint: env ## check style, types and spelling
 	$(BIN)/ruff check $(SOURCES)
@@ -75,12 +74,12 @@ format: env ## rewrite the files in the project's style
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-tables: env ## write README.md's tables of recipes from configs/metafile_*.yml
-	$(BIN)/python tools/model_tables.py $(ARGS)
+tables: env ## write the tables of docs/recipes.md from configs/metafile_*.yml
+	$(BIN)/python dev/model_tables.py
 
 build: env ## make the wheel and the source archive in dist/
 	$(BIN)/uv build --offline --no-build-isolation --python $(BIN)/python --out-dir dist
 
 clean: ## remove what the targets left, except the environment
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find hire_mlp_mm configs tools tests -name __pycache__ -prune -exec rm -rf {} +
+	find hire_mlp_mm configs dev tools tests -name __pycache__ -prune -exec rm -rf {} +

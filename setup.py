@@ -95,13 +95,6 @@ setup(
             ".mim/tools/*.sh",
         ]
     },
-    # what only maintainers run, in a checkout
-    exclude_package_data={
-        "hire_mlp_mm": [
-            f".mim/tools/{name}.py"
-            for name in ("chaos", "model_tables", "setup_env", "soak", "sweep")
-        ]
-    },
     python_requires=">=3.10",
     install_requires=["torch"],  # no floor: it could replace a torch that mmcv was compiled for
     extras_require=EXTRAS,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import checkpoint, configure, deploy, engine, fuse, mmcv_ops, weights
+    from . import checkpoint, configure, deploy, engine, fuse, lean, mmcv_ops, weights
     from .backbone import HireMLP
     from .checkpoint import load_weights
     from .hire_mlp import HireMLPNet
@@ -32,6 +32,7 @@ __all__ = [
     "deploy",
     "engine",
     "fuse",
+    "lean",
     "load_weights",
     "mmcv_ops",
     "weights",

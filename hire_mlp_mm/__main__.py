@@ -1,4 +1,4 @@
-"""`python -m hire_mlp_mm`: the command `hire-mlp`."""
+"""Run the command `hire-mlp` by `python -m hire_mlp_mm`."""
 
 from .cli import main
 

@@ -1,8 +1,8 @@
 """List what a weight file may name besides tensors, and what stands for it when the file is read.
 
-Torch reads a file as data: a class or function that the file names is looked up in a list, and one
-that isn't there is refused. This is the list, for all readers of this package. Where mmengine is
-installed, its log takes the place of what stands for it here (`hire_mlp_mm.loading`).
+Torch reads a file as data: it looks up each class or function that the file names in a list, and
+refuses those that are not there. All readers of this package use the list below. Where mmengine is
+installed, its own log stands there (`hire_mlp_mm.loading`).
 
 Only torch is imported here, and numpy where it is installed.
 """
@@ -20,8 +20,8 @@ Entry = Callable[..., Any] | tuple[Callable[..., Any], str]  # as torch's list h
 
 HISTORY = "mmengine.logging.history_buffer.HistoryBuffer"
 HISTORY_METHODS = ("current", "max", "mean", "min")
-# In the authors' files, whose training script saved its command line. Others shall not meet our
-# stand-in for it: it stays within our reader.
+# The authors' training script saved its command line in their files. What stands for it here is for
+# our reader alone.
 PRIVATE = ("argparse.Namespace",)
 
 
@@ -34,18 +34,14 @@ class Inert:
     """Stand in for a class or function that a file names and that its weights don't need."""
 
     def __init__(self, *args: object) -> None:
-        """Take whatever the file gives."""
+        pass
 
     def __setstate__(self, state: object) -> None:
-        """Take whatever the file gives."""
+        pass
 
 
 def history_method(owner: object, name: str) -> object:
-    """Stand in for `getattr`: give a method of mmengine's log, and nothing else of anything.
-
-    Raises:
-        CheckpointError: something else was asked for.
-    """
+    """Stand in for `getattr`: give a method of mmengine's log, refuse anything else."""
     history = TABLE[HISTORY]
     if owner is not history or name not in HISTORY_METHODS:
         raise CheckpointError("it asks for parts of objects by getattr, which no weights need")
@@ -53,37 +49,26 @@ def history_method(owner: object, name: str) -> object:
 
 
 def empty_bytes(*content: object) -> bytes:
-    """Stand in for `bytes`, which a file names for those of an empty array: for no others.
-
-    Raises:
-        CheckpointError: bytes that are not empty, which could be of any number.
-    """
+    """Stand in for `bytes`, as an empty array names it; others could be of any length."""
     if content:
         raise CheckpointError("it asks for memory by bytes, which no weights need")
     return b""
 
 
-def numpy_table() -> dict[str, Any]:
-    """Return what stands for numpy's names; where numpy is missing, a file's arrays are skipped."""
-    try:
-        import numpy  # noqa: F401
-    except ImportError:
-        names = ["numpy.dtype", "numpy.ndarray"]
-        for core in ("core", "_core"):
-            names += [f"numpy.{core}.multiarray.{name}" for name in ("_reconstruct", "scalar")]
-        return dict.fromkeys(names, Inert)
-    from . import numbers_only
-
-    return numbers_only.TABLE
-
+try:
+    from .numbers_only import TABLE as NUMPY
+except ImportError:  # without numpy, a file's arrays are skipped
+    NAMES = ("_reconstruct", "scalar")
+    MULTIARRAY = [f"numpy.{core}.multiarray.{n}" for core in ("core", "_core") for n in NAMES]
+    NUMPY = dict.fromkeys(["numpy.dtype", "numpy.ndarray", *MULTIARRAY], Inert)
 
 TABLE: dict[str, Any] = {
     # The log in a training checkpoint of OpenMMLab's.
     HISTORY: Inert,
     "builtins.getattr": history_method,
     "builtins.bytes": empty_bytes,
-    **numpy_table(),
-    # The meta information of a data set there comes from its config.
+    **NUMPY,
+    # The meta information of a data set there, which comes from its config.
     "mmengine.config.config.ConfigDict": dict,
     **dict.fromkeys(PRIVATE, Inert),
 }
@@ -92,8 +77,8 @@ TABLE: dict[str, Any] = {
 def entries(without: Collection[str] = ()) -> list[Entry]:
     """Return the list as `torch.serialization.safe_globals` takes it, some names left out.
 
-    Each entry has its name with it, even where that is the class's own: torch and others take
-    entries off its list again, and take only those that are equal.
+    Each entry says its name, even where that is the class's own: others put bare classes on torch's
+    list for a while, and taking those off again takes off all that equals them.
     """
     return [(value, name) for name, value in TABLE.items() if name not in without]
 

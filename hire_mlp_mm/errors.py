@@ -1,10 +1,10 @@
-"""Errors whose message is a line for people."""
+"""Define errors whose message is a line for people."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something that the user can put right; the message is one line.
+    """Report something that the user can put right, in a message of one line.
 
     Attributes:
         shared: all processes of a run come upon it, so that one of them says it for all.
@@ -14,11 +14,11 @@ class UserError(Exception):
 
 
 class CheckpointError(UserError, ValueError):
-    """A weight file that cannot be used; the message is one line for people."""
+    """Report a weight file that cannot be used."""
 
 
 class DataError(UserError):
-    """A file of a data set that cannot be used; the message names it."""
+    """Report a file of a data set that cannot be used; the message names it."""
 
     shared = False  # each process has images of its own
 
@@ -36,12 +36,12 @@ def short(text: object, most: int = 80) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Cut what an exception says to its first line."""
+    """Cut an exception's message to its first line."""
     lines = str(error).strip().splitlines()
     return short(lines[0], 300) if lines else type(error).__name__
 
 
 def describe(error: Exception) -> str:
-    """Name somebody else's error: its kind and first line."""
+    """Name somebody else's error by its kind and first line."""
     kind, line = type(error).__name__, first_line(error)
     return kind if line == kind else f"{kind}: {line}"

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and images that are whole or refused: two file backends.
+"""Write files that are whole or absent, and refuse images that end early: two file backends.
 
 mmengine's configs name a backend by `backend_args=dict(backend=NAME)`.
 """
@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from mmengine.fileio import LocalBackend, get, register_backend
 
@@ -43,11 +42,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def give_name(part: Path, path: Path) -> None:
-    """Give a file that is whole its name, once all of it is on the disk.
-
-    Raises:
-        OSError: for lack of space, for instance.
-    """
+    """Give a whole file its name, once all of it is on the disk."""
     sync(part)
     os.replace(part, path)
     with contextlib.suppress(OSError):  # not every file system has this for a folder
@@ -82,8 +77,8 @@ class WholeImages(LocalBackend):
         content: bytes = super().get(filepath)
         if not content:
             raise DataError("the file is empty")
-        # Most files end there; one that is cut off at such bytes of its header has nothing to
-        # decode.
+        # Most files end with the marker. One that is cut off where its header has the same bytes
+        # has nothing to decode.
         if content.startswith(JPEG) and not (content.endswith(JPEG_END) or has_end(content)):
             raise DataError("the JPEG is truncated")
         return content
@@ -100,11 +95,5 @@ def has_end(jpeg: bytes) -> bool:
     return False
 
 
-def register_backends() -> None:
-    """Make both backends known to mmengine by their names."""
-    backends: dict[str, Any] = {WHOLE: WholeFiles, IMAGES: WholeImages}
-    for name, backend in backends.items():
-        register_backend(name, backend, force=True)
-
-
-register_backends()
+register_backend(WHOLE, WholeFiles, force=True)
+register_backend(IMAGES, WholeImages, force=True)

@@ -1,6 +1,6 @@
 """Divide a model with Hire-MLP among processes, by PyTorch's FSDP and mmengine's strategy for it.
 
-Configs name these by their place: `hire_mlp_mm.fsdp.FSDPStrategy`, `hire_mlp_mm.fsdp.blocks_apart`.
+Configs name these in full: `hire_mlp_mm.fsdp.FSDPStrategy`, `hire_mlp_mm.fsdp.blocks_apart`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HostStrategy: Any = STRATEGIES.get("FSDPStrategy")
 
 
 def blocks_apart(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
-    """Say what FSDP gathers and frees by itself: each block of Hire-MLP (an `auto_wrap_policy`).
+    """Have FSDP gather and free each block of Hire-MLP by itself (an `auto_wrap_policy`).
 
     All else is gathered together for the whole step. A policy by size would wrap necks and heads,
     too, of which the hosts call `loss` and `predict`: FSDP gathers weights for `forward` only.

@@ -1,9 +1,7 @@
-"""Put right what the hosts get wrong and offer no way to put right: the one file of patches.
+"""Mend faults of the hosts for which they offer no extension point: the one file of patches.
 
 Each fault has a class or function here, which says what is wrong and in which releases, and a test
 in tests/test_host_faults.py that fails on the day when the host has mended it. Then it goes.
-
-`mend()`, which the import of the package calls, makes the patches; classes are to be derived from.
 """
 
 from __future__ import annotations
@@ -27,26 +25,21 @@ CONFIGS = Path(__file__).parent / ".mim" / "configs"
 
 
 def mend() -> None:
-    """Make the patches of this file. Idempotent."""
-    name_recipes()
+    """Let mmengine's configs and `mmengine.hub` name our recipes: `hire_mlp_mm::NAME.py`.
+
+    Importing the package calls this. Names of other packages are left to mmengine.
+    """
+    Config._get_cfg_path = staticmethod(base_path)
+    hub._get_package_and_cfg_path = package_and_name
 
 
 # Recipes by name ---------------------------------------------------------------------------------
 # mmengine looks up `SCOPE::NAME` in OpenMMLab's own packages only, wants a folder in NAME, and
-# gives what it finds the package's scope, in which there is no detector. (mmengine 0.10.7,
-# onedl-mmengine 0.10.12.)
+# gives the config that it finds the package's scope, in which there is no detector. (mmengine
+# 0.10.7, onedl-mmengine 0.10.12.)
 
 path_by_mmengine = Config._get_cfg_path
 name_by_mmengine = hub._get_package_and_cfg_path
-
-
-def name_recipes() -> None:
-    """Let configs name our recipes, `_base_ = 'hire_mlp_mm::NAME.py'`, and `mmengine.hub`, too.
-
-    Names of other packages are left to mmengine.
-    """
-    Config._get_cfg_path = staticmethod(base_path)
-    hub._get_package_and_cfg_path = package_and_name
 
 
 def base_path(base: str, filename: str) -> tuple[str, str | None]:
@@ -58,10 +51,10 @@ def base_path(base: str, filename: str) -> tuple[str, str | None]:
 
 
 def package_and_name(config: str) -> tuple[str, str]:
-    """Return what to look in and what for, for `mmengine.hub.get_config`.
+    """Return a package and a name in it, for `mmengine.hub.get_config` to look up.
 
-    The first is a module and not the package: mmengine then asks Python where it lies, which finds
-    editable installs, too.
+    Instead of the package this is a module: mmengine asks Python where that lies, which also finds
+    editable installs.
     """
     package, _, name = config.partition("::")
     return (__name__, name) if package == SCOPE else name_by_mmengine(config)
@@ -71,11 +64,11 @@ def package_and_name(config: str) -> tuple[str, str]:
 
 
 class FSDPStrategyFaults:
-    """Add to mmengine's FSDPStrategy what it lacks; to be derived from before it.
+    """Mend mmengine's FSDPStrategy in a class that derives from this one first.
 
-    It passes over its `sync_bn`, cannot resume an optimizer with torch 2.1 or later, which changed
-    the order of the arguments of `optim_state_dict_to_load`, and writes checkpoints in place,
-    whatever file backend its hook names. (mmengine 0.10.7, onedl-mmengine 0.10.12.)
+    The strategy passes over its `sync_bn`. It cannot resume an optimizer with torch 2.1 or later,
+    which changed the order of the arguments of `optim_state_dict_to_load`. It writes checkpoints in
+    place, whatever file backend its hook names. (mmengine 0.10.7, onedl-mmengine 0.10.12.)
     """
 
     model: nn.Module
@@ -88,7 +81,7 @@ class FSDPStrategyFaults:
 
     def load_optim_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the optimizer's state; see `FSDPStrategy.load_optim_state_dict` of mmengine."""
-        # Imported where it is used: not every build of torch has it.
+        # Imported here, as not every build of torch has it.
         from torch.distributed.fsdp import FullyShardedDataParallel
 
         state = FullyShardedDataParallel.optim_state_dict_to_load(
@@ -99,7 +92,7 @@ class FSDPStrategyFaults:
         self.optim_wrapper.load_state_dict(state)
 
     def save_checkpoint(self, filename: str, **options: Any) -> None:
-        """Save a checkpoint; a file has its name only when it is whole."""
+        """Save a checkpoint, which has its name only when it is whole."""
         host: Any = super()
         if self.state_dict_type.name != "FULL_STATE_DICT":  # a folder, a file for each process
             host.save_checkpoint(filename, **options)
@@ -129,8 +122,8 @@ def tell_batch_size(loader: DataLoader, batch_size: int) -> None:
 def quiet_resize() -> Iterator[None]:
     """Keep MMSegmentation's `resize`, if it is imported, from advising on sizes.
 
-    Where corners are aligned it makes ints of the sizes for its advice, so that a trace holds for
-    one size alone; its argument `warning` turns that off, and its callers leave it on.
+    Where corners are aligned, its advice makes ints of the sizes, so that a trace holds for one
+    size alone. Its argument `warning` turns the advice off, and its callers leave it on.
     (mmsegmentation 1.2.2, onedl-mmsegmentation 1.4.2.)
     """
     wrappers = sys.modules.get("mmseg.models.utils.wrappers")

@@ -1,8 +1,8 @@
-"""Layer-wise learning-rate decay for any model with a backbone that knows its layers.
+"""Let learning rates decay by layer in any model whose backbone knows its layers.
 
-The constructors of MMDetection and MMSegmentation take their own backbones only, and
-MMPretrain's takes classifiers only. This one asks the backbone, wherever it stands in the model:
-any that has MMPretrain's `get_layer_depth(param_name, prefix)`, as HireMLP does.
+The constructors of MMDetection and MMSegmentation take their own backbones only, and MMPretrain's
+takes classifiers only. This one takes any backbone, wherever it stands in the model, that has
+MMPretrain's `get_layer_depth(param_name, prefix)`, as HireMLP has.
 """
 
 from __future__ import annotations
@@ -19,18 +19,12 @@ from torch import nn
 
 from .registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-# What DefaultOptimWrapperConstructor takes; it passes over a misspelt option without a word.
+# mmengine's constructor takes these, and passes over a misspelt option without a word.
 HOST_OPTIONS = (
-    "custom_keys",
-    "bias_lr_mult",
-    "bias_decay_mult",
-    "norm_decay_mult",
-    "flat_decay_mult",
-    "dwconv_decay_mult",
-    "dcn_offset_lr_mult",
-    "bypass_duplicate",
-)
-# What DistributedDataParallel, torch.compile, FSDP and checkpointing put into parameters' names.
+    "custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult",
+    "dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate",
+)  # fmt: skip
+# DistributedDataParallel, torch.compile, FSDP and checkpointing put these into parameters' names.
 WRAPPER = re.compile(
     r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
@@ -39,23 +33,21 @@ WRAPPER = re.compile(
 @ROOT.register_module()
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Learning rates that shrink from the heads down to the stem.
+    """Build an optimizer whose learning rates shrink from the heads down to the stem.
 
-    A parameter of layer l of n gets `lr * decay_rate ** (n - 1 - l)`: what is outside the
-    backbone gets `lr`, the backbone's last layer `lr * decay_rate`, and so on (the rule of BEiT,
-    arXiv 2106.08254, and of the hosts' constructors). The other options of `paramwise_cfg` do
-    what they do in mmengine's `DefaultOptimWrapperConstructor`, and their `lr_mult` multiplies
-    with the decay. Frozen parameters are left out. Parameters with equal settings share a group,
-    which says `layer_id`, `lr_scale` and `param_names`.
+    A parameter of layer l of n gets `lr * decay_rate ** (n - 1 - l)`: heads and necks get `lr`, the
+    backbone's last layer `lr * decay_rate`, and so on (the rule of BEiT, arXiv 2106.08254, and of
+    the hosts' constructors). An `lr_mult` of the other options multiplies with the decay. Frozen
+    parameters are left out. Parameters with equal settings share a group, which says `layer_id`,
+    `lr_scale` and `param_names`.
 
     A scheduler's `eta_min` is the same for every group and may lie above a low layer's rate; give
     `eta_min_ratio` instead.
 
     Args:
         optim_wrapper_cfg: config of the wrapper; its `optimizer` says `lr`.
-        paramwise_cfg: `decay_rate`, above 0 and at most 1, and any option of the
-            `DefaultOptimWrapperConstructor`: `norm_decay_mult`, `bias_decay_mult`,
-            `custom_keys`...
+        paramwise_cfg: `decay_rate`, above 0 and at most 1, and any option of mmengine's
+            `DefaultOptimWrapperConstructor`: `norm_decay_mult`, `custom_keys`...
 
     Raises:
         ValueError: `decay_rate` or `lr` is missing or out of range, an option is unknown, or (when
@@ -90,16 +82,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: list[dict[str, Any]], module: nn.Module, prefix: str = "", **kwargs: Any
     ) -> None:
-        """Add the groups of all trainable parameters of a model to `params`.
+        """Add the groups of a model's trainable parameters to `params`, in place.
 
-        Args:
-            params: groups so far, changed in place.
-            module: the model; with a prefix, a part of it.
-            prefix: the part's name. mmengine's constructor calls this method for every part.
-            kwargs: what that constructor tells its own calls.
-
-        Raises:
-            ValueError: no part of the model has `get_layer_depth`.
+        mmengine's constructor calls this method once more for each part, which has a `prefix`.
         """
         if prefix:
             super().add_params(params, module, prefix=prefix, **kwargs)
@@ -136,13 +121,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def find_backbones(model: nn.Module) -> dict[str, nn.Module]:
-    """The parts of a model that know their layers, by the prefix of their parameters' names.
+    """Find the parts of a model that know their layers, by the prefix of their parameters' names.
 
-    A classifier of MMPretrain has a `get_layer_depth`, too, which takes no prefix and only asks
-    its backbone: it is none.
-
-    Raises:
-        ValueError: there is none.
+    A classifier of MMPretrain has a `get_layer_depth`, too; it takes no prefix and asks its
+    backbone, so it is not one itself.
     """
     backbones = {}
     for name, module in model.named_modules():
@@ -159,7 +141,7 @@ def find_backbones(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def layer_depth(name: str, backbones: dict[str, nn.Module]) -> tuple[int, int]:
-    """(layer, number of layers) of a parameter, by the backbone that holds it, or as a head."""
+    """Ask the backbone that holds a parameter for (layer, number of layers); for a head's, any."""
     inner_first = reversed(backbones)
     prefix = next((p for p in inner_first if name.startswith(p)), next(iter(backbones)))
     return backbones[prefix].get_layer_depth(name, prefix)  # type: ignore[operator]

@@ -195,7 +195,7 @@ class ConvOf(Function):
         needed = ctx.needs_input_grad[4:]
         if torch.is_grad_enabled():  # somebody wants the gradient's gradient
             # Views, for an input may have been made from another one.
-            tensors = [x if x is None else x.view_as(x) for x in (weight, bias, *inputs)]
+            tensors: list[Any] = [x if x is None else x.view_as(x) for x in ctx.saved_tensors]
             out = F.conv2d(ctx.recompute(*tensors[2:]), tensors[0], tensors[1], ctx.stride)
             found = gradients(out, tensors, needed, grad, True)
             return None, None, None, None, *found

@@ -1,8 +1,8 @@
 """Stand in for numpy where a weight file names it: arrays of numbers come out, and nothing else.
 
-numpy's own functions can be told by a file to build arrays of pointers, so they are not let in.
-Others may let them in later (`torch.serialization.add_safe_globals`), for all of a process; then
-torch takes theirs of one name and ours of another. Each function here therefore takes what numpy's
+A file can tell numpy's own functions to build arrays of pointers, so they are not let in. Somebody
+else may let them in for the whole process (`torch.serialization.add_safe_globals`), and torch then
+takes numpy's function for one name and ours for another. So each function here takes what numpy's
 others make, and makes what they take.
 
 Only numpy is imported here.
@@ -20,14 +20,9 @@ CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 
 
 def number_type(code: object, *_: object) -> np.dtype[Any]:
-    """Stand in for `numpy.dtype`: give a type of numbers, in the machine's order of bytes.
-
-    These are numpy's own, of which there is one each: they pass over the state that a file gives
-    (byte order, size, whether there are pointers), which a copy of them would take.
-
-    Raises:
-        CheckpointError: not a number's type.
-    """
+    """Stand in for `numpy.dtype`: give a type of numbers, in the machine's order of bytes."""
+    # numpy's own, which, unlike a copy, pass over the state that a file gives: order of bytes,
+    # size, whether there are pointers.
     if isinstance(code, str) and code in CODES:
         return np.dtype(code)
     raise CheckpointError(
@@ -37,11 +32,7 @@ def number_type(code: object, *_: object) -> np.dtype[Any]:
 
 
 def check_number_type(dtype: object) -> np.dtype[Any]:
-    """Return numpy's own type for one that a file has given, which has to be one of numbers.
-
-    Raises:
-        CheckpointError: it is another.
-    """
+    """Return numpy's own type for one that a file has given; refuse those that are no numbers."""
     if not isinstance(dtype, np.dtype):
         return number_type(dtype)
     number_type(dtype.str[1:])
@@ -64,27 +55,17 @@ class Numbers(np.ndarray):
         return np.array(self).__reduce__()
 
 
-def empty_numbers(*_: object) -> Numbers:
-    """Stand in for `_reconstruct`: make an array to be filled."""
-    return Numbers()
-
-
 def one_number(dtype: object, data: bytes) -> Any:
     """Stand in for `scalar`: make one number."""
     return np.frombuffer(data, check_number_type(dtype))[0]
 
 
-def name_of(kind: type) -> str:
-    """Return the name by which a pickle calls a class."""
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
+# Torch fills only what is of a class in its list, and the functions above make these.
+FILLED: tuple[type, ...] = (Numbers, *{type(np.dtype(code)) for code in CODES})
 TABLE: dict[str, Any] = {
     "numpy.dtype": number_type,
     "numpy.ndarray": Numbers,
-    **{f"numpy.{c}.multiarray._reconstruct": empty_numbers for c in ("core", "_core")},
+    **{f"numpy.{c}.multiarray._reconstruct": lambda *_: Numbers() for c in ("core", "_core")},
     **{f"numpy.{c}.multiarray.scalar": one_number for c in ("core", "_core")},
-    # Torch fills only what is of a class in its list, and the functions above make these.
-    name_of(Numbers): Numbers,
-    **{name_of(type(np.dtype(code))): type(np.dtype(code)) for code in CODES},
+    **{f"{kind.__module__}.{kind.__qualname__}": kind for kind in FILLED},
 }

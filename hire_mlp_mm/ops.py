@@ -92,8 +92,9 @@ def unshift(x: Tensor, axis: int, shift: int, size: int) -> Tensor:
         shift: in tokens, towards smaller indices.
     """
     if torch.compiler.is_compiling():
-        entries = torch.arange(x.shape[axis], device=x.device)
-        return gather(x, axis, (entries[:size] + shift) % size, (entries - shift) % size, 0)
+        source = (torch.arange(size, device=x.device) + shift) % size
+        target = (torch.arange(x.shape[axis], device=x.device) - shift) % size
+        return gather(x, axis, source, target, 0)
     return circular_slice(x, axis, shift, size, size)
 
 

@@ -6,6 +6,7 @@ python probe.py JSON_OF_SYS_PATH FOLDER_OF_THE_PACKAGE
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import json
 import os
@@ -20,14 +21,14 @@ MODULES = {"mmdet": "mmdet.models", "mmseg": "mmseg.models", "mmpretrain": "mmpr
 
 
 def tell(**result: Any) -> None:
-    """Say a result in a line of its own."""
+    """Write a result in a line of its own."""
     sys.stdout.write(f"\nPROBE {json.dumps(result)}\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Import one after the other."""
-    # As for who asked; the folder of this file, first in line, has modules of the package.
+    """Import one package after the other."""
+    # The path of the process that asked: the folder of this file has modules of our package.
     sys.path[:] = [*json.loads(sys.argv[1]), sys.argv[2]]
     for name in ORDER:
         tell(begun=name)
@@ -36,19 +37,16 @@ def main() -> None:
                 importlib.import_module(name)
                 importlib.import_module("hire_mlp_mm.backbone")
             module = importlib.import_module(MODULES.get(name, name))
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                tell(**{name: dict(error=line(error))})
+            result = dict(device=device(module)) if name == "torch" else {}
         except Exception as error:  # an assertion about versions, a library that is not there
-            tell(**{name: dict(error=line(error))})
-        else:
-            tell(**{name: dict(device=device(module)) if name == "torch" else {}})
+            if isinstance(error, ModuleNotFoundError) and error.name == name:
+                continue
+            result = dict(error=line(error))
+        tell(**{name: result})
     tell(begun="")
     for work in (ops, weights):
-        try:
+        with contextlib.suppress(Exception):  # of an import that has failed above
             work()
-        except Exception:  # of an import that has failed above
-            continue
 
 
 def line(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""The package's registries, children of mmengine's, so that its scope can be named in a config.
+"""Make the package's registries, children of mmengine's, so that configs can name its scope.
 
-mmengine imports `hire_mlp_mm.registry` by itself when a config says `type='hire_mlp_mm.HireMLP'`,
-and the files that `locations` names when one of the registries is asked for the first time.
+mmengine imports this file by itself when a config says `type='hire_mlp_mm.HireMLP'`, and the files
+that `locations` names when one of the registries is asked for the first time.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ SCOPE = "hire_mlp_mm"
 
 
 class GuardRegistry(Registry):
-    """A registry in which every class of the host stands, guarded.
+    """Hold every class of the host, guarded.
 
-    `hire_mlp_mm.CocoDataset` is the class that `CocoDataset` names where it is asked for, made to
+    `hire_mlp_mm.CocoDataset` is the class that the current scope knows as `CocoDataset`, made to
     say which of its files is wrong.
     """
 
     guard: Callable[[Any], Any]  # set by the file at `locations`
 
     def get(self, key: str) -> Any:
-        """Return the guarded class of a host's name; see `mmengine.registry.Registry.get`."""
+        """Return a host's class by its name, guarded; see `mmengine.registry.Registry.get`."""
         self.import_from_location()
         with self.parent.switch_scope_and_registry(None) as current:
             return self.guard(current.get(key.removeprefix(f"{SCOPE}.")))
@@ -33,8 +33,8 @@ class GuardRegistry(Registry):
 
 def child(name: str, parent: Registry, *locations: str, kind: type[Registry] = Registry) -> Any:
     """Make a registry of this package's scope; `locations` are files of the package."""
-    places = [f"{SCOPE}.{location}" for location in locations]
-    return kind(name, parent=parent, scope=SCOPE, locations=places)
+    modules = [f"{SCOPE}.{location}" for location in locations]
+    return kind(name, parent=parent, scope=SCOPE, locations=modules)
 
 
 MODELS = child("model", root.MODELS, "backbone")

@@ -14,7 +14,7 @@ from .errors import CheckpointError, describe
 
 
 def is_safetensors(head: bytes, size: int) -> bool:
-    """Whether a file of `size` bytes is a safetensors file, by its beginning.
+    """Recognize a safetensors file of `size` bytes by its beginning.
 
     That is the length of a header, in eight bytes, and the header, in JSON.
     """
@@ -24,13 +24,8 @@ def is_safetensors(head: bytes, size: int) -> bool:
 def read_safetensors(path: str, device: Any = "cpu") -> dict[str, Tensor]:
     """Read the tensors of a file; on the CPU they stay in the file until they are used.
 
-    Args:
-        path: of the file.
-        device: where tensors go. Of the kinds of `map_location`, a function or a table of
-            devices is for storages as torch saves them, and leaves these on the CPU.
-
-    Raises:
-        CheckpointError: the library is missing, or the file damaged.
+    Of the kinds of `map_location`, a function or a table of devices leaves them on the CPU: those
+    are for storages as torch saves them.
     """
     try:
         from safetensors import safe_open
@@ -39,9 +34,9 @@ def read_safetensors(path: str, device: Any = "cpu") -> dict[str, Tensor]:
             f"{path} cannot be read: it is a safetensors file, and the library for those is "
             f"missing; pip install safetensors"
         ) from error
-    place = str(device) if isinstance(device, str | torch.device) else "cpu"
+    target = str(device) if isinstance(device, str | torch.device) else "cpu"
     try:
-        with safe_open(path, framework="pt", device=place) as file:
+        with safe_open(path, framework="pt", device=target) as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 not a dict
     except Exception as error:  # the library's own kind, and torch's
         raise CheckpointError(

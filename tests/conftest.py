@@ -23,7 +23,7 @@ import hire_mlp_mm.mmcv_ops  # noqa: F401  before any test imports mmdet
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "dev")]
 
 NANO = dict(
     depths=(1, 2, 4, 2), dims=(8, 12, 16, 20), region_sizes=(4, 3, 3, 2), shift_periods=(2, 2, 3, 2)

@@ -16,13 +16,13 @@ import torch.utils.collect_env
 
 
 class Calls:
-    """Unpickling this calls a function."""
+    """Unpickling this calls a function, and gives its result a state."""
 
-    def __init__(self, function: Any, *args: Any) -> None:
-        self.function, self.args = function, args
+    def __init__(self, function: Any, *args: Any, state: Any = None) -> None:
+        self.reduced = function, args, state
 
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return self.function, self.args
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...], Any]:
+        return self.reduced
 
 
 def payloads(mark: Path) -> dict[str, Any]:

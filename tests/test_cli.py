@@ -45,7 +45,7 @@ def test_help_of_a_verb(verb, capsys):
     code, out, _ = outcome(capsys, verb, "--help")
     assert code == 0
     assert f"usage: hire-mlp {verb}" in out
-    assert cli.load(verb).HELP
+    assert cli.import_verb(verb).HELP
 
 
 WRONG = {

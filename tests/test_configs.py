@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from hire_mlp_mm.hire_mlp import ARCHS
+from hire_mlp_mm.arch import ARCHS
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"

@@ -360,7 +360,7 @@ class Picky(nn.Module):
 
 @pytest.mark.parametrize("in_model", [True, False])
 def test_a_model_that_fails_names_its_images(in_model, load):
-    """In a line of the log in any case, and in the error where `batch_errors` stands around it."""
+    """In a line of the log in any case, and in the error within `one_line_errors`."""
 
     class Model(Runner):
         """Of a runner, what is needed to call hooks around a step that fails."""
@@ -381,7 +381,7 @@ def test_a_model_that_fails_names_its_images(in_model, load):
     Model.logger.error = said.append
     batch = next(iter(load("mmseg")))
     kind = DataError if in_model else ValueError
-    with pytest.raises(kind) as raised, batches.batch_errors(model := Model()):
+    with pytest.raises(kind) as raised, batches.one_line_errors(model := Model()):
         model.run(batch)
     images = "training/00000.jpg (64 x 64)"
     if in_model:
@@ -504,14 +504,13 @@ def test_fewer_outputs_than_classes(load):
     dataset = load("mmdet").dataset
     enough = torch.nn.ModuleDict({"rpn_head": Head(1), "bbox_head": Head(3)})
     enough.update({"backbone": Head(-1), "auxiliary_head": STDCHead(2)})
-    batches.check_classes(enough, dataset)
+    assert batches.check_classes(enough, dataset) == []
     too_few = torch.nn.ModuleDict({"bbox_head": Head(2)})
     message = r"bbox_head \(Head\) has num_classes=2, and CocoDataset 3 classes"
     with pytest.raises(DataError, match=message):
         batches.check_classes(too_few, dataset)
-    assert not list(batches.spare_classes(enough, dataset))
     forgotten = torch.nn.ModuleDict({"rpn_head": Head(1), "bbox_head": Head(80)})
-    (line,) = batches.spare_classes(forgotten, dataset)
+    (line,) = batches.check_classes(forgotten, dataset)
     assert "bbox_head (Head) has num_classes=80, and CocoDataset 3 classes: set it to 3" in line
 
 

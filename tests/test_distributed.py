@@ -36,7 +36,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hire_mlp_mm import HireMLP
 from hire_mlp_mm.checkpoint import CheckpointError
-from hire_mlp_mm.engine.processes import join_processes_on_cpu, leave_process_group
+from hire_mlp_mm.cli import leave_process_group
+from hire_mlp_mm.engine.processes import join_processes_on_cpu
 from hire_mlp_mm.engine.run import build_runner
 from hire_mlp_mm.hire_mlp import Block
 from tests import test_resume

@@ -326,7 +326,7 @@ def test_the_hosts_inference_reads_our_checkpoints(host, runs, shapes, tmp_path,
     image = next((shapes / "images/validation").iterdir())
     script = API_HEAD + APIS[host] + API_TAIL
     # The config's hook that writes progress is there.
-    env = {"SHAPES_ROOT": f"{shapes}/", "PYTHONPATH": str(ROOT / "tools")}
+    env = {"SHAPES_ROOT": f"{shapes}/", "PYTHONPATH": str(ROOT / "dev")}
     done = run_tool("-c", script, config, checkpoint, image, hostile, env=env, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     names = re.findall(r'print\("(?:\\n)?(\w+)"', APIS[host])

@@ -18,8 +18,9 @@ PACKAGE = ROOT / "hire_mlp_mm"
 # A file may import from its own floor and from those below it. A folder is on one floor.
 FLOORS = (
     {"errors", "allowed", "numbers_only", "safetensors_file", "torch_file", "weights", "checkpoint",
-     "convert", "hire_mlp", "backward", "fuse"},
-    {"registry", "backbone", "layer_decay", "mmcv_ops", "fsdp", "files", "loading", "host_faults"},
+     "convert", "names", "arch", "hire_mlp", "ops", "lean", "fuse"},
+    {"registry", "backbone", "layer_decay", "mmcv_ops", "deform_ops", "fsdp", "files", "loading",
+     "host_faults"},
     {"engine", "configure", "deploy", "bench", "doctor", "probe"},
     {"cli", "__main__"},
 )  # fmt: skip

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -17,9 +15,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hire_mlp_mm import HireMLP
-from hire_mlp_mm.hire_mlp import ARCHS
-from hire_mlp_mm.layer_decay import find_backbones
-from tests.conftest import NANO, ROOT, WITHOUT_OPS
+from hire_mlp_mm.arch import ARCHS
+from tests.conftest import NANO, WITHOUT_OPS
 
 BACKBONE = dict(type="HireMLP", arch=NANO)
 LAYERS = sum(NANO["depths"]) + 2
@@ -160,12 +157,6 @@ def test_every_parameter_has_a_layer(arch, prefix):
         assert model.get_layer_depth("head.fc.weight", prefix) == (layers - 1, layers)
 
 
-def test_number_of_layers_of_the_published_sizes():
-    for arch, layers in dict(tiny=12, small=22, base=39, large=39).items():
-        with torch.device("meta"):
-            assert HireMLP(arch).get_layer_depth("stem.proj.weight") == (0, layers)
-
-
 @pytest.mark.parametrize("arch", [*ARCHS, NANO])
 def test_layers_are_in_the_order_of_the_forward_pass(arch):
     with torch.device("meta"):
@@ -293,9 +284,7 @@ def test_a_step_and_a_scheduler(host, name):
         dict(type="CosineAnnealingLR", by_epoch=False, begin=2, T_max=4, eta_min_ratio=0.01),
     ]
     with DefaultScope.overwrite_default_scope(host):
-        schedulers = [
-            PARAM_SCHEDULERS.build(dict(cfg, optimizer=wrapper)) for cfg in schedulers
-        ]  # fmt: skip
+        schedulers = [PARAM_SCHEDULERS.build(dict(s, optimizer=wrapper)) for s in schedulers]
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     factors = []
     for _ in range(6):
@@ -382,16 +371,8 @@ def test_wrapped_backbone_and_blocks(name):
     model.backbone.stages[2].blocks[1] = Wrapped(model.backbone.stages[2].blocks[1], name)
     model.backbone.stages[3] = Wrapped(model.backbone.stages[3], name)
     model.backbone = Wrapped(model.backbone, name)
-    assert sorted(g["lr"] for g in settings(optim_wrapper("mmseg", model)).values()) == sorted(
-        plain
-    )
-
-
-def test_wrapped_model():
-    model = build("mmdet")
-    plain = settings(optim_wrapper("mmdet", model))
-    wrapped = settings(optim_wrapper("mmdet", Wrapped(model, "module")))
-    assert {n: g["lr"] for n, g in wrapped.items()} == {n: g["lr"] for n, g in plain.items()}
+    found = [g["lr"] for g in settings(optim_wrapper("mmseg", model)).values()]
+    assert sorted(found) == sorted(plain)
 
 
 def test_ddp(tmp_path):
@@ -452,7 +433,7 @@ def test_another_backbone_that_knows_its_layers():
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_scoped_name_needs_no_import(host):
+def test_scoped_name_needs_no_import(host, run_tool):
     code = (
         f"{WITHOUT_OPS}import torch\n"
         "from mmengine.registry import DefaultScope\n"
@@ -462,9 +443,7 @@ def test_scoped_name_needs_no_import(host):
         f"    found = OPTIM_WRAPPER_CONSTRUCTORS.get('hire_mlp_mm.{OURS}')\n"
         "print(found.__name__)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run_tool("-c", code)
     assert done.stdout.split()[-1:] == [OURS], done.stderr
 
 
@@ -485,9 +464,8 @@ def test_an_unknown_option_is_an_error(option):
 
 
 def test_no_learning_rate():
-    cfg = dict(
-        optimizer=dict(type="AdamW"), constructor=OURS, paramwise_cfg=dict(decay_rate=0.9)
-    )  # fmt: skip
+    paramwise = dict(decay_rate=0.9)
+    cfg = dict(optimizer=dict(type="AdamW"), constructor=OURS, paramwise_cfg=paramwise)
     with pytest.raises(ValueError, match="the optimizer has no lr"):
         build_optim_wrapper(HireMLP(NANO), cfg)
 
@@ -502,7 +480,6 @@ def test_no_backbone_that_knows_its_layers():
         with pytest.raises(ValueError, match=f"no part of {type(model).__name__} has") as caught:
             optim_wrapper("mmpretrain", model)
         assert "\n" not in str(caught.value)
-    assert list(find_backbones(build("mmpretrain"))) == ["backbone."]
 
 
 # The hosts' own constructors --------------------------------------------------------------------
@@ -511,14 +488,9 @@ def test_no_backbone_that_knows_its_layers():
 def test_mmpretrains_constructor_takes_hire_mlp():
     model = build("mmpretrain", frozen_stages=1)
     options = dict(norm_decay_mult=0.0, bias_decay_mult=0.0)
-    theirs = optim_wrapper(
-        "mmpretrain",
-        model,
-        None,
-        "LearningRateDecayOptimWrapperConstructor",
-        layer_decay_rate=0.5,
-        **options,
-    ).optimizer.param_groups
+    name = "LearningRateDecayOptimWrapperConstructor"
+    wrapper = optim_wrapper("mmpretrain", model, None, name, layer_decay_rate=0.5, **options)
+    theirs = wrapper.optimizer.param_groups
     ours = settings(optim_wrapper("mmpretrain", model, 0.5, **options))
     assert {group["param_name"] for group in theirs} == set(ours)
     for group in theirs:
@@ -531,24 +503,13 @@ def test_mmpretrains_constructor_takes_hire_mlp():
 @pytest.mark.parametrize("decay_type", ["layer_wise", "stage_wise"])
 def test_the_other_hosts_refuse(host, decay_type):
     """That is why ours exists: the day they accept, it is time to think again."""
+    name, options = "LearningRateDecayOptimizerConstructor", dict(decay_type=decay_type)
     with pytest.raises(NotImplementedError):
-        optim_wrapper(
-            host,
-            build(host),
-            0.9,
-            "LearningRateDecayOptimizerConstructor",
-            num_layers=LAYERS,
-            decay_type=decay_type,
-        )
+        optim_wrapper(host, build(host), 0.9, name, num_layers=LAYERS, **options)
 
 
 @pytest.mark.parametrize("host", ["mmdet", "mmseg"])
 def test_mmpretrains_constructor_refuses_the_other_hosts_models(host):
+    name = "mmpretrain.LearningRateDecayOptimWrapperConstructor"
     with pytest.raises(NotImplementedError, match="get_layer_depth"):
-        optim_wrapper(
-            host,
-            build(host),
-            None,
-            "mmpretrain.LearningRateDecayOptimWrapperConstructor",
-            layer_decay_rate=0.9,
-        )
+        optim_wrapper(host, build(host), None, name, layer_decay_rate=0.9)

@@ -23,7 +23,7 @@ from torch import nn
 from hire_mlp_mm.checkpoint import CheckpointError
 from hire_mlp_mm.engine import harden
 from hire_mlp_mm.engine.batches import BatchHook
-from hire_mlp_mm.engine.checkpoints import check_whole
+from hire_mlp_mm.engine.checkpoints import load_checked
 from hire_mlp_mm.engine.finite import FiniteCheckpointHook, FiniteHook
 from hire_mlp_mm.errors import UserError
 from tests.conftest import ROOT, free_port
@@ -135,10 +135,10 @@ def test_constant_masks_are_saved_and_loaded():
     state = {key: value.clone() for key, value in model.state_dict().items()}
     runner = FakeRunner(model, None)
     FiniteCheckpointHook().before_save_checkpoint(runner, dict(state_dict=state))
-    check_whole(state, model, "file")
+    load_checked(state, model, "file")
     for name in ("mask", "weight"):
         with pytest.raises(CheckpointError, match=f"file: {name} holds NaN or Inf"):
-            check_whole({**state, name: state[name] + float("inf")}, model, "file")
+            load_checked({**state, name: state[name] + float("inf")}, model, "file")
 
 
 class FakeRunner:

@@ -136,7 +136,7 @@ def test_errors_are_one_line(args, said, monkeypatch, tmp_path, capsys):
 def test_a_short_soak(run_tool, tmp_path):
     """Both parts for real; 40 iterations are all warm-up, so memory cannot be found flat."""
     plot = tmp_path / "soak.png"
-    done = run_tool("tools/soak.py", "--iterations", 40, "--plot", plot, timeout=500)
+    done = run_tool("dev/soak.py", "--iterations", 40, "--plot", plot, timeout=500)
     assert done.returncode == 1, done.stderr
     assert "soak.py: error: not flat: " in done.stderr
     for part in soak.PARTS:

@@ -12,10 +12,10 @@ from sweep import table, train_a_step
 
 from hire_mlp_mm.configure import SwapError, make_swap, swap_backbone
 from hire_mlp_mm.engine.config import find_config
-from hire_mlp_mm.hire_mlp import ARCHS
+from hire_mlp_mm.arch import ARCHS
 from tests.conftest import ROOT
 
-# One config for each way in which a model reads its backbone; tools/sweep.py tries all families.
+# One config for each way in which a model reads its backbone; dev/sweep.py tries all families.
 WORK = {
     "a neck that skips the finest map": "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py",
     "RoI heads": "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",

@@ -18,7 +18,7 @@ from shapes import write_shapes
 from hire_mlp_mm import mmcv_ops
 from hire_mlp_mm.checkpoint import CheckpointError
 from hire_mlp_mm.engine import harden
-from hire_mlp_mm.engine.checkpoints import check_whole
+from hire_mlp_mm.engine.checkpoints import load_checked
 from hire_mlp_mm.engine.config import check_data
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.hire_mlp import HireMLPNet
@@ -388,14 +388,14 @@ def test_what_a_model_renames_and_resizes_fits():
     state = Renaming().state_dict()
     state = {key.replace("head.", "old_head."): value for key, value in state.items()}
     model = Renaming(size=5)
-    assert check_whole({**state, "junk": torch.ones(1)}, model, "file") == ["junk"]
+    assert load_checked({**state, "junk": torch.ones(1)}, model, "file") == ["junk"]
     assert torch.equal(model.head.weight, state["old_head.weight"])
     for key in ("rest.weight", "old_head.bias"):
         less = {k: v for k, v in state.items() if k != key}
         with pytest.raises(CheckpointError, match=r"1 of 5 tensors are missing"):
-            check_whole(less, model, "file")
+            load_checked(less, model, "file")
         with pytest.raises(CheckpointError, match=r"1 of 5 tensors .* of another shape"):
-            check_whole({**state, key: torch.ones(7)}, model, "file")
+            load_checked({**state, key: torch.ones(7)}, model, "file")
 
 
 def test_a_checkpoint_of_a_deeper_arch_is_refused():
@@ -404,11 +404,11 @@ def test_a_checkpoint_of_a_deeper_arch_is_refused():
         torch.nn.ModuleDict(dict(backbone=HireMLPNet(dict(NANO, depths=depths))))
         for depths in ((1, 2, 4, 2), (1, 1, 4, 2))
     )
-    check_whole(small.state_dict(), small, "file")
+    load_checked(small.state_dict(), small, "file")
     with pytest.raises(CheckpointError, match=r"file is a network with depths 1,2,4,2 .* set arch"):
-        check_whole(small.state_dict(), tiny, "file")
+        load_checked(small.state_dict(), tiny, "file")
     with pytest.raises(CheckpointError, match="it holds no tensors under state_dict"):
-        check_whole({}, small, "file")
+        load_checked({}, small, "file")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

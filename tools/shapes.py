@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A data set of circles, squares and triangles, drawn from a seed: no download, seconds to write.
+"""Draw a data set of circles, squares and triangles from a seed: no download, seconds to write.
 
     python tools/shapes.py FOLDER [--train 400] [--val 100] [--seed 0]
 
@@ -21,8 +21,8 @@ from __future__ import annotations
 import argparse
 import colorsys
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -37,68 +37,51 @@ HUES = (0.0, 0.58, 0.28)  # red, blue, green: where each class's colours lie aro
 HUE_SPREAD = 0.13
 
 
-@dataclass
-class Scene:
-    """An image and its truth.
+class Scene(NamedTuple):
+    """An image and its truth."""
 
-    Args:
-        image: (S, S, 3) uint8, RGB.
-        masks: (N, S, S) bool, the visible part of each shape; no pixel belongs to two.
-        labels: (N,) indices into `CLASSES`.
-    """
-
-    image: np.ndarray
-    masks: np.ndarray
-    labels: np.ndarray
+    image: np.ndarray  # (S, S, 3) uint8, RGB
+    masks: np.ndarray  # (N, S, S) bool, the visible part of each shape; no pixel belongs to two
+    labels: np.ndarray  # (N,) indices into `CLASSES`
 
 
 def draw_scene(rng: np.random.Generator, size: int = 128) -> Scene:
-    """Draw 2 to 5 shapes, each over the ones before, on a noisy background.
+    """Draw 2 to 5 shapes, each over the ones before, on blurred patches of dull colours.
 
     A shape that would leave too little of another one visible is placed anew, so that nothing is
     in the image that is not in the truth.
     """
-    image = draw_background(rng, size)
+    patches = rng.uniform(40, 150) + rng.uniform(-40, 40, (5, 5, 3))
+    small = Image.fromarray(patches.clip(0, 255).astype(np.uint8))
+    image = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), dtype=float)
     masks: list[np.ndarray] = []
-    whole_areas: list[int] = []
+    areas: list[int] = []  # with what is covered, or lies outside of the image
     labels: list[int] = []
     target = rng.integers(2, 6)
     for _ in range(50):  # tries; an image too full for one more shape keeps those that it has
         label = int(rng.integers(len(CLASSES)))
-        distance, whole_area = draw_shape(rng, label, size)
-        mask = distance < 0
-        covered = [other & ~mask for other in masks]
-        areas = [int(m.sum()) for m in (*covered, mask)]
-        whole = [*whole_areas, whole_area]
-        if any(area < LEAST_VISIBLE * w for area, w in zip(areas, whole, strict=True)):
+        distance, area = draw_shape(rng, label, size)
+        visible = [*(mask & (distance >= 0) for mask in masks), distance < 0]
+        whole = [*areas, area]
+        if any(v.sum() < LEAST_VISIBLE * w for v, w in zip(visible, whole, strict=True)):
             continue
         hue = (HUES[label] + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) % 1.0
         colour = colorsys.hsv_to_rgb(hue, rng.uniform(0.4, 1.0), rng.uniform(0.5, 1.0))
         opacity = np.clip(0.5 - distance, 0, 1)[..., None]  # smooth edges, 1 pixel wide
-        image += opacity * (255 * np.array(colour) - image)
-        masks, whole_areas, labels = [*covered, mask], whole, [*labels, label]
+        image = image + opacity * (255 * np.array(colour) - image)
+        masks, areas, labels = visible, whole, [*labels, label]
         if len(masks) == target:
             break
-    image += rng.normal(0, rng.uniform(3, 9), image.shape)
+    image = image + rng.normal(0, rng.uniform(3, 9), image.shape)
     return Scene(image.clip(0, 255).astype(np.uint8), np.stack(masks), np.array(labels))
 
 
-def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Blurred patches of dull colours, (size, size, 3) float from 0 to 255."""
-    patches = rng.uniform(40, 150) + rng.uniform(-40, 40, (5, 5, 3))
-    small = Image.fromarray(patches.clip(0, 255).astype(np.uint8))
-    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), dtype=float)
-
-
 def draw_shape(rng: np.random.Generator, label: int, size: int) -> tuple[np.ndarray, int]:
-    """One shape of random size, place and rotation.
-
-    Returns:
-        (size, size) distance of each pixel to the outline, negative inside, in pixels; and the
-        shape's area in pixels, with what lies outside of the image.
-    """
+    """Return each pixel's distance to the outline of a shape, negative inside, and its area."""
     sides = SIDES[label]
-    radius = outer_radius(rng.uniform(*RADII), sides)
+    radius = rng.uniform(*RADII)
+    if sides is not None:  # around a regular polygon that is as large as the circle
+        radius *= np.sqrt(2 * np.pi / (sides * np.sin(2 * np.pi / sides)))
     centre_x, centre_y = rng.uniform(0.7 * radius, size - 0.7 * radius, 2)
     margin = int(np.ceil(radius))
     grid = np.arange(-margin, size + margin) + 0.5
@@ -113,55 +96,28 @@ def draw_shape(rng: np.random.Generator, label: int, size: int) -> tuple[np.ndar
     return distance[inside, inside], int((distance < 0).sum())
 
 
-def outer_radius(radius: float, sides: int | None) -> float:
-    """Radius around a regular polygon that is as large as a circle of `radius`."""
-    if sides is None:
-        return radius
-    return radius * float(np.sqrt(2 * np.pi / (sides * np.sin(2 * np.pi / sides))))
-
-
-def semantic_map(scene: Scene) -> np.ndarray:
-    """Class of each pixel, (S, S) uint8: 0 is the background, k + 1 the k-th of `CLASSES`."""
-    return ((scene.labels + 1)[:, None, None] * scene.masks).sum(axis=0).astype(np.uint8)
-
-
-def annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
-    """COCO annotations of a scene, numbered from `first_id` on."""
-    records = []
-    for i, (mask, label) in enumerate(zip(scene.masks, scene.labels, strict=True)):
-        rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-        records.append(
-            dict(
-                id=first_id + i,
-                image_id=image_id,
-                category_id=int(label) + 1,
-                bbox=coco_mask.toBbox(rle).tolist(),
-                area=int(mask.sum()),
-                iscrowd=0,
-                segmentation=dict(size=rle["size"], counts=rle["counts"].decode()),
-            )
-        )
-    return records
-
-
 def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> None:
     """Write one split. Image i depends on the seed, the split and i, not on `count`."""
     image_folder, map_folder = folder / "images" / split, folder / "annotations" / split
     for one in (image_folder, map_folder):
         one.mkdir(parents=True, exist_ok=True)
-    coco = dict(
-        images=[],
-        annotations=[],
-        categories=[dict(id=k + 1, name=name) for k, name in enumerate(CLASSES)],
-    )
+    images, annotations = [], []
     for i in range(count):
         scene = draw_scene(np.random.default_rng([seed, SPLITS.index(split), i]), size)
+        classes = scene.labels + 1
         Image.fromarray(scene.image).save(image_folder / f"{i:05d}.jpg", quality=92)
-        Image.fromarray(semantic_map(scene)).save(map_folder / f"{i:05d}.png")
-        coco["images"].append(dict(id=i, file_name=f"{i:05d}.jpg", width=size, height=size))
-        coco["annotations"] += annotations(scene, i, first_id=len(coco["annotations"]) + 1)
-    path = folder / "annotations" / f"instances_{split}.json"
-    path.write_text(json.dumps(coco), encoding="utf-8")
+        semantic = (classes[:, None, None] * scene.masks).sum(axis=0).astype(np.uint8)
+        Image.fromarray(semantic).save(map_folder / f"{i:05d}.png")
+        images.append(dict(id=i, file_name=f"{i:05d}.jpg", width=size, height=size))
+        for mask, category in zip(scene.masks, classes.tolist(), strict=True):
+            rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+            record = dict(id=len(annotations) + 1, image_id=i, category_id=category)
+            record.update(bbox=coco_mask.toBbox(rle).tolist(), area=int(mask.sum()), iscrowd=0)
+            record["segmentation"] = dict(size=rle["size"], counts=rle["counts"].decode())
+            annotations.append(record)
+    categories = [dict(id=k + 1, name=name) for k, name in enumerate(CLASSES)]
+    coco = dict(images=images, annotations=annotations, categories=categories)
+    (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
 
 
 def write_shapes(
@@ -188,7 +144,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of an image in pixels")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    write_shapes(args.folder, args.train, args.val, args.size, args.seed)
+    write_shapes(**vars(args))
     print(f"{args.train} and {args.val} images in {args.folder}")
 
 

@@ -28,7 +28,7 @@ RESET = Path("/proc/self/clear_refs")
 
 
 def timed(work: Callable[[], object], where: Tensor) -> float:
-    """Tell how many milliseconds of wall time some work takes."""
+    """Return how many milliseconds of wall time some work takes."""
     wait_for(where)
     start = time.perf_counter()
     work()
@@ -37,50 +37,48 @@ def timed(work: Callable[[], object], where: Tensor) -> float:
 
 
 def profiled(work: Callable[[], object], where: Tensor) -> dict[str, float]:
-    """Tell how many milliseconds each of `KINDS` takes in a run."""
+    """Return how many milliseconds each of `KINDS` takes in a run."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * where.is_cuda
     with profile(activities=activities, acc_events=True) as profiler:
         for _ in range(PROFILED):
             work()
         wait_for(where)
     kinds = dict.fromkeys(KINDS, 0.0)
-    for one in profiler.key_averages():
-        if one.device_type != DeviceType.CPU:  # a kernel, whose time its operation has, too
-            continue
-        kind = next(k for k, parts in KINDS.items() if any(part in one.key for part in parts))
-        time = one.self_device_time_total if where.is_cuda else one.self_cpu_time_total
-        kinds[kind] += time / 1e3 / PROFILED
+    for event in profiler.key_averages():
+        if event.device_type == DeviceType.CPU:  # a kernel's time is its operation's, too
+            kind = next(k for k, parts in KINDS.items() if any(part in event.key for part in parts))
+            time = event.self_device_time_total if where.is_cuda else event.self_cpu_time_total
+            kinds[kind] += time / 1e3 / PROFILED
     return kinds
 
 
 def wait_for(where: Tensor) -> None:
-    """Let a GPU finish what it was given."""
+    """Let a GPU finish its work."""
     if where.is_cuda:
         torch.cuda.synchronize(where.device)
 
 
 def kept_bytes(model: nn.Module, image: Tensor) -> int:
     """Count the bytes that a forward pass keeps for the backward one, but parameters and image."""
-    known = {x.untyped_storage().data_ptr() for x in (*model.parameters(), image)}
     kept: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         outputs = model(image)  # alive until counted, or their storages would be counted again
+    for x in (*model.parameters(), image):
+        kept.pop(x.untyped_storage().data_ptr(), None)
     del outputs
     return sum(kept.values())
 
 
 def peak_bytes(work: Callable[[], None], where: Tensor) -> int:
-    """Count the bytes at the highest point of some work, beyond what was taken before.
+    """Count the bytes at the highest point of some work, beyond those that were taken before.
 
-    On a GPU what torch asked for; on a CPU what the process holds, which Linux alone tells: 0
-    elsewhere. An allocator keeps what is freed there, so that the first run tells most.
+    On a GPU these are torch's; on a CPU the process's, which Linux alone tells: 0 elsewhere. An
+    allocator keeps what is freed there, so that the first run tells most.
     """
     if where.is_cuda:
         torch.cuda.reset_peak_memory_stats(where.device)

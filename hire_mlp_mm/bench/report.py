@@ -14,7 +14,7 @@ from .meters import KINDS
 
 
 def setting(settings: Settings) -> dict[str, Any]:
-    """Tell what the figures depend on."""
+    """List the settings and the machine, on which the figures depend."""
     gpu = torch.cuda.get_device_name() if settings.device.startswith("cuda") else None
     return dict(
         size="{}x{}".format(*settings.size),
@@ -29,7 +29,7 @@ def setting(settings: Settings) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """Tell the processor's name, as Linux has it."""
+    """Return the processor's name, as Linux has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -40,36 +40,29 @@ def cpu_name() -> str:
 def table(candidates: Sequence[Figures], settings: Settings) -> str:
     """Write the figures as a table; ratios are to the reference, or to the last candidate."""
     base = next((c for c in candidates if c.name == "reference"), candidates[-1])
-    lines = [", ".join(f"{key} {value}" for key, value in setting(settings).items()), ""]
-    lines += [
-        f"| network | type | params | MACs | median | 10 % to 90 % | of {base.name} | of limit | "
-        f"peak | kept |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = [["network", "type", "params", "MACs", "median", "10 % to 90 %", f"of {base.name}"]]
+    rows[0] += ["of limit", "peak", "kept"]
     for c in candidates:
         ordered = sorted(c.times)
         low, high = ordered[len(ordered) // 10], ordered[-1 - len(ordered) // 10]
-        cells = [
-            c.name,
-            c.dtype,
-            f"{c.params / 1e6:.1f} M",
-            f"{c.macs / 1e9:.1f} G",
-            f"{c.median:.0f} ms",
-            f"{low:.0f} to {high:.0f} ms",
-            f"{c.median / base.median:.2f}",
-            f"{c.median / c.limit:.2f}",
-            f"{c.peak / 1e6:.0f} MB" if c.peak else "-",
-            f"{c.kept / 1e6:.1f} MB" if c.kept else "-",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        row = [c.name, c.dtype, f"{c.params / 1e6:.1f} M", f"{c.macs / 1e9:.1f} G"]
+        row += [f"{c.median:.0f} ms", f"{low:.0f} to {high:.0f} ms"]
+        row += [f"{c.median / base.median:.2f}", f"{c.median / c.limit:.2f}"]
+        row += [f"{c.peak / 1e6:.0f} MB" if c.peak else "-"]
+        row += [f"{c.kept / 1e6:.1f} MB" if c.kept else "-"]
+        rows.append(row)
+    facts = ", ".join(f"{key} {value}" for key, value in setting(settings).items())
+    return f"{facts}\n\n{markdown(rows)}"
 
 
 def table_of_kinds(candidates: Sequence[Figures]) -> str:
     """Write the milliseconds of each kind of operation as a table."""
-    lines = ["", f"| operations | {' | '.join(c.name for c in candidates)} |"]
-    lines.append("|---" * (1 + len(candidates)) + "|")
-    for kind in KINDS:
-        times = (f"{c.kinds[kind]:.0f} ms" for c in candidates)
-        lines.append(f"| {kind} | {' | '.join(times)} |")
-    return "\n".join(lines)
+    rows = [["operations", *(c.name for c in candidates)]]
+    rows += [[kind, *(f"{c.kinds[kind]:.0f} ms" for c in candidates)] for kind in KINDS]
+    return f"\n{markdown(rows)}"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Write rows, the heads first, as a table."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])

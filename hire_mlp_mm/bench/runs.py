@@ -32,8 +32,7 @@ def measure(names: Sequence[str], settings: Settings) -> list[Figures]:
     torch.set_num_threads(settings.threads)
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
-        workers: list[tuple[str, Connection]] = []
-        candidates: list[Figures] = []
+        workers: list[tuple[Figures, str, Connection]] = []
         for name in names:
             ours, theirs = context.Pipe()
             process = context.Process(target=serve, args=(theirs, name, settings), daemon=True)
@@ -41,43 +40,38 @@ def measure(names: Sequence[str], settings: Settings) -> list[Figures]:
             theirs.close()
             stack.callback(process.join)
             stack.callback(ours.close)  # before it is waited for: it ends when nobody asks
-            candidates.append(answer_of(name, ours))
-            workers.append((name, ours))
+            workers.append((answer_of(name, ours), name, ours))
+        candidates = [candidate for candidate, _, _ in workers]
         rates = {c.dtype: Rates(settings.device, getattr(torch, c.dtype)) for c in candidates}
         for _ in range(settings.runs):
             for rate in rates.values():
                 rate.measure()
-            for candidate, (name, worker) in zip(candidates, workers, strict=True):
+            for candidate, name, worker in workers:
                 candidate.times.append(answer_of(name, worker, ask="time"))
-        if settings.profile:
-            for candidate, (name, worker) in zip(candidates, workers, strict=True):
-                candidate.kinds = answer_of(name, worker, ask="kinds")
+        for candidate, name, worker in workers if settings.profile else ():
+            candidate.kinds = answer_of(name, worker, ask="kinds")
     for candidate in candidates:
         candidate.limit = rates[candidate.dtype].limit(candidate)
     return candidates
 
 
-def serve(asked: Connection, name: str, settings: Settings) -> None:
-    """Send a candidate's figures, then what is asked for, the time of a run or of kinds."""
+def serve(connection: Connection, name: str, settings: Settings) -> None:
+    """Send a candidate's figures, then the time of a run, or of kinds, whenever asked."""
     try:
         candidate = Candidate(name, settings)
-        asked.send(candidate.measure())
+        connection.send(candidate.measure())
         answers = dict(time=timed, kinds=profiled)
         while True:
-            answer = answers[asked.recv()]
-            asked.send(answer(lambda: candidate.step(candidate.image), candidate.image))
+            answer = answers[connection.recv()]
+            connection.send(answer(lambda: candidate.step(candidate.image), candidate.image))
     except EOFError:
         pass
     except Exception as error:  # told by the process that asked
-        asked.send(describe(error))
+        connection.send(describe(error))
 
 
 def answer_of(name: str, worker: Connection, ask: str = "") -> Any:
-    """Return what a candidate's process says next, once it is asked.
-
-    Raises:
-        UserError: it failed, or it is gone.
-    """
+    """Return a candidate's next answer; raise UserError where it failed, or is gone."""
     try:
         if ask:
             worker.send(ask)
@@ -90,7 +84,7 @@ def answer_of(name: str, worker: Connection, ask: str = "") -> Any:
 
 
 class Rates:
-    """Milliseconds of a multiply-add and of a copied byte, the best of all that were measured."""
+    """Hold the milliseconds of a multiply-add and of a copied byte, the best of several runs."""
 
     def __init__(self, device: str, dtype: torch.dtype) -> None:
         n = 4096 if device.startswith("cuda") else 1024
@@ -102,12 +96,12 @@ class Rates:
         self.product = self.copy = math.inf
 
     def measure(self) -> None:
-        """Time both once."""
+        """Time each once."""
         for work in (lambda: self.a @ self.b, lambda: F.conv2d(self.image, self.kernel)):
             self.product = min(self.product, timed(work, self.a) / len(self.a) ** 3)
         copy = timed(lambda: self.target.copy_(self.source), self.source)
         self.copy = min(self.copy, copy / len(self.source))
 
     def limit(self, candidate: Figures) -> float:
-        """Tell how many milliseconds the multiply-adds take, or the bytes that must move."""
+        """Return how many milliseconds the multiply-adds take, or the bytes that must move."""
         return max(candidate.macs * self.product, candidate.moved * self.copy)

@@ -1,4 +1,4 @@
-"""The command `hire-mlp`: a verb, its options, and errors of one line.
+"""Run the command `hire-mlp`: a verb, its options, and errors of one line.
 
 Each verb is a file of this folder, which is imported when the verb is called: `HELP` is its line in
 the list, `add_arguments(parser)` names its options, and `main(args)` does the work by functions of
@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
+
+import hire_mlp_mm
 
 from ..errors import UserError
 
@@ -37,11 +40,11 @@ recipe, such as upernet_hire_s_ade20k.
 
 
 class OutcomeError(Exception):
-    """The work was done, and what came of it is wrong; the message is one line."""
+    """Report in one line that the work was done, and that what came of it is wrong."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Options of a verb; one that is unknown gets the nearest one, in a line."""
+    """Parse the options of a verb; name the nearest one where an option is unknown."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -55,7 +58,7 @@ class Parser(argparse.ArgumentParser):
             if word == "--":
                 break
             if word.startswith("--") and option not in self._option_string_actions:
-                known = [one for one in self._option_string_actions if one.startswith("--")]
+                known = [name for name in self._option_string_actions if name.startswith("--")]
                 self.error(f"unknown option {option!r}{nearest(option, known)}")
         try:
             return self.parse_intermixed_args(arguments)
@@ -66,8 +69,8 @@ class Parser(argparse.ArgumentParser):
         """Say what is wrong in a line, and end with 2."""
         if "required: config" in message:
             message += "; name it before the options"
-        end = "" if "did you mean" in message else f"; see {self.prog} --help"
-        self.exit(2, f"{self.prog}: error: {message}{end}\n")
+        hint = "" if "did you mean" in message else f"; see {self.prog} --help"
+        self.exit(2, f"{self.prog}: error: {message}{hint}\n")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -78,22 +81,18 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command `hire-mlp`."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    first = words[0] if words else ""
+    first, *words = (sys.argv[1:] if arguments is None else arguments) or [""]
     if first in VERBS:
-        call(first, f"{PROG} {first}", words[1:])
-    elif first in ("-h", "--help", "help"):
-        print(about(), end="")
+        call(first, f"{PROG} {first}", words)
     elif first == "--version":
-        print(f"hire_mlp_mm {version()}")
-    elif not first:
-        print(about(), end="", file=sys.stderr)
-        sys.exit(2)
+        print(f"hire_mlp_mm {hire_mlp_mm.__version__}")
+    elif first in ("", "-h", "--help", "help"):
+        print(about(), end="", file=sys.stdout if first else sys.stderr)
+        sys.exit(0 if first else 2)
     else:
         kind, known = ("option", ("--help", "--version")) if first[0] == "-" else ("verb", VERBS)
-        end = nearest(first, known) or f"; expected one of {', '.join(known)}"
-        print(f"{PROG}: error: unknown {kind} {first!r}{end}", file=sys.stderr)
-        sys.exit(2)
+        hint = nearest(first, known) or f"; expected one of {', '.join(known)}"
+        end(PROG, f"unknown {kind} {first!r}{hint}", 2)
 
 
 def tool(name: str) -> None:
@@ -105,42 +104,35 @@ def call(verb: str, prog: str, words: Sequence[str]) -> None:
     """Run a verb with the words after it."""
 
     def work() -> int | None:
-        module = load(verb)
+        module = import_verb(verb)
         parser = Parser(prog=prog, description=module.__doc__)
         module.add_arguments(parser)
         arguments = parser.parse(words)
         if verb != "doctor":  # which wants to say what keeps the hosts from being imported
-            importlib.import_module("hire_mlp_mm").register_if_possible()
+            hire_mlp_mm.register_if_possible()
         return module.main(arguments)
 
     run(work, prog)
 
 
-def load(verb: str) -> ModuleType:
+def import_verb(verb: str) -> ModuleType:
     """Import the file of a verb."""
     return importlib.import_module(f"{__name__}.{verb}")
 
 
 def about() -> str:
     """Write the screen that lists the verbs."""
-    lines = [f"  {verb:<9}{load(verb).HELP}" for verb in VERBS]
-    return ABOUT.format(prog=PROG, version=version(), verbs="\n".join(lines))
+    verbs = "\n".join(f"  {verb:<9}{import_verb(verb).HELP}" for verb in VERBS)
+    return ABOUT.format(prog=PROG, version=hire_mlp_mm.__version__, verbs=verbs)
 
 
-def version() -> str:
-    """Tell the version of the package."""
-    return importlib.import_module("hire_mlp_mm").__version__
-
-
-# Errors ------------------------------------------------------------------------------------------
+# The process ------------------------------------------------------------------------------------
 
 
 def run(work: Callable[[], int | None], prog: str) -> None:
-    """Do the work of a command; an error that the user can put right is one line and exit code 2.
+    """Do the work of a command, which may return an exit code.
 
-    Args:
-        work: what to do; it may return an exit code.
-        prog: name of the command in errors.
+    An error that the user can put right is one line, which begins with `prog`, and exit code 2.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         from ..engine.processes import end_with_parent
@@ -148,14 +140,15 @@ def run(work: Callable[[], int | None], prog: str) -> None:
         end_with_parent()
     try:
         code = work()
-        if is_one_of_several():
-            from ..engine.processes import leave_process_group
-
-            leave_process_group()
+        leave_process_group()
     except OutcomeError as error:
         end(prog, str(error), 1)
     except (UserError, FileNotFoundError) as error:
-        end(prog, text_of(error), 2, shared=getattr(error, "shared", True))
+        # FileNotFoundError by the interpreter carries its path apart from its message; one from a
+        # data loader's worker carries the worker's traceback before its message.
+        path = getattr(error, "filename", None)
+        text = f"{path} not found" if path else str(error).strip().splitlines()[-1]
+        end(prog, text, 2, shared=getattr(error, "shared", True))
     except KeyboardInterrupt:
         end(prog, "interrupted", 130)
     except ModuleNotFoundError as error:
@@ -164,23 +157,12 @@ def run(work: Callable[[], int | None], prog: str) -> None:
             raise
         end(prog, f"{package} is not installed; '{PROG} doctor' says what is missing", 2)
     except Exception:
-        if not is_one_of_several():
+        if not process_group():
             raise
-        from ..engine.processes import leave_at_once
-
         sys.excepthook(*sys.exc_info())
-        leave_at_once(1)
-    else:
-        if code:
-            sys.exit(code)
-
-
-def text_of(error: Exception) -> str:
-    """Cut an error to a line for people."""
-    # FileNotFoundError by the interpreter carries its path apart from its message; one from a data
-    # loader's worker carries the worker's traceback before its message.
-    path = getattr(error, "filename", None)
-    return f"{path} not found" if path else str(error).strip().splitlines()[-1]
+        leave(1)
+    if code:
+        sys.exit(code)
 
 
 def end(prog: str, text: str, code: int, shared: bool = True) -> NoReturn:
@@ -188,14 +170,33 @@ def end(prog: str, text: str, code: int, shared: bool = True) -> NoReturn:
     local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
     if local_rank == "0" or not shared:
         print(f"{prog}: error: {text}", file=sys.stderr)
-    if is_one_of_several():
-        from ..engine.processes import leave_at_once
+    leave(code)
 
-        leave_at_once(code)
+
+def leave(code: int) -> NoReturn:
+    """End this process; one of several at once, for in order it may wait minutes for the others."""
+    if process_group():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
-def is_one_of_several() -> bool:
-    """Tell whether this process works with others by torch.distributed."""
-    distributed = sys.modules.get("torch.distributed")
-    return bool(distributed and distributed.is_available() and distributed.is_initialized())
+def leave_process_group() -> None:
+    """Leave the other processes of a run, if there are any, when all have done their work."""
+    group = process_group()
+    if group and group.get_backend() != "gloo":
+        group.destroy_process_group()
+    elif group:
+        # Now and then gloo's threads abort a process that is taken down in order ("terminate
+        # called without an active exception"), and its launcher reports a failure.
+        group.barrier()
+        leave(0)
+
+
+def process_group() -> Any:
+    """Return torch.distributed where this process works with others by it, else None."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    together = distributed and distributed.is_available() and distributed.is_initialized()
+    return distributed if together else None

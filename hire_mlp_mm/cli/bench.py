@@ -24,10 +24,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from ..errors import UserError
+from .options import parse_size
 
 HELP = "measure time and memory, beside the reference and other backbones"
 
@@ -36,31 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Name the options."""
     import torch
 
-    from ..hire_mlp import ARCHS
+    from ..arch import ARCHS
 
-    parser.add_argument("--arch", choices=list(ARCHS), default="small")
-    parser.add_argument("--forms", nargs="+", default=["plain", "fused"], metavar="FORM")
-    parser.add_argument("--against", nargs="*", default=["reference"], metavar="NAME")
-    parser.add_argument("--size", default="512x512", help="height x width in pixels")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--train", action="store_true", help="forward and backward, float32")
-    parser.add_argument("--runs", type=int, default=10, help="of each candidate (default: 10)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--profile", action="store_true", help="tell which operations take time")
-    parser.add_argument("--json", metavar="FILE", help="write the figures to a new file")
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read height and width of `512x768`.
-
-    Raises:
-        UserError: it is not two positive numbers.
-    """
-    parts = text.split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
-        raise UserError(f"--size {text}: expected height x width, such as 512x768")
-    return int(parts[0]), int(parts[1])
+    add = parser.add_argument
+    add("--arch", choices=list(ARCHS), default="small")
+    add("--forms", nargs="+", default=["plain", "fused"], metavar="FORM")
+    add("--against", nargs="*", default=["reference"], metavar="NAME")
+    add("--size", default="512x512", help="height x width in pixels")
+    add("--batch", type=int, default=1)
+    add("--train", action="store_true", help="forward and backward, float32")
+    add("--runs", type=int, default=10, help="of each candidate (default: 10)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--threads", type=int, default=torch.get_num_threads())
+    add("--profile", action="store_true", help="tell which operations take time")
+    add("--json", metavar="FILE", help="write the figures to a new file")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -69,21 +59,13 @@ def main(args: argparse.Namespace) -> None:
 
     if args.json and Path(args.json).exists():
         raise UserError(f"{args.json} exists; name another file with --json")
-    settings = Settings(
-        arch=args.arch,
-        size=parse_size(args.size),
-        batch=args.batch,
-        train=args.train,
-        runs=args.runs,
-        device=args.device,
-        threads=args.threads,
-        profile=args.profile,
-    )
+    args.size = parse_size(args.size, 1, "such as 512x768")
+    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
     candidates = measure([*args.forms, *args.against], settings)
     print(table(candidates, settings))
     if args.profile:
         print(table_of_kinds(candidates))
     if args.json:
         figures = [asdict(c) | dict(median=c.median) for c in candidates]
-        said = dict(setting=setting(settings), candidates=figures)
-        Path(args.json).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+        content = dict(setting=setting(settings), candidates=figures)
+        Path(args.json).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

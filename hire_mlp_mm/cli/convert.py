@@ -16,15 +16,13 @@ HELP = "write the reference code's weights as a file for OpenMMLab"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Name the options."""
-    parser.add_argument("source", help="weight file: a path or a URL")
-    parser.add_argument("target", help="file to write; it must not exist")
-    parser.add_argument(
-        "--classifier",
-        action="store_true",
-        help="write an mmpretrain ImageClassifier with its head, not the backbone alone",
-    )
-    parser.add_argument("--ema", action="store_true", help="take the averaged weights (model_ema)")
-    parser.add_argument("--prefix", default="", help="of the backbone, where a file holds several")
+    add = parser.add_argument
+    add("source", help="weight file: a path or a URL")
+    add("target", help="file to write; it must not exist")
+    whole = "write an mmpretrain ImageClassifier with its head, not the backbone alone"
+    add("--classifier", action="store_true", help=whole)
+    add("--ema", action="store_true", help="take the averaged weights (model_ema)")
+    add("--prefix", default="", help="of the backbone, where a file holds several")
 
 
 def main(args: argparse.Namespace) -> None:

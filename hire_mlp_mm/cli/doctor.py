@@ -9,9 +9,9 @@ import argparse
 import json
 import sys
 import textwrap
+from dataclasses import asdict
 
-from .. import doctor
-from . import version
+from .. import __version__, doctor
 
 HELP = "tell what is installed, what works, and what cures the rest"
 WIDTH = 80
@@ -29,8 +29,8 @@ def main(args: argparse.Namespace) -> int:
     findings = doctor.examine()
     well = doctor.is_well(findings)
     if args.json:
-        said = dict(version=version(), well=well, findings=[one.as_dict() for one in findings])
-        print(json.dumps(said, indent=2))
+        listed = [asdict(finding) for finding in findings]
+        print(json.dumps(dict(version=__version__, well=well, findings=listed), indent=2))
     else:
         print("\n".join(screen(findings)))
     return 0 if well else 1
@@ -38,11 +38,11 @@ def main(args: argparse.Namespace) -> int:
 
 def screen(findings: list[doctor.Finding]) -> list[str]:
     """Write the findings as lines for a terminal."""
-    lines = [f"hire_mlp_mm {version()}, {sys.prefix}", ""]
-    for one in findings:
-        lines += row(one)
-    faults = sum(one.level == doctor.FAULT for one in findings)
-    notes = sum(one.level == doctor.NOTE for one in findings)
+    lines = [f"hire_mlp_mm {__version__}, {sys.prefix}", ""]
+    for finding in findings:
+        lines += row(finding)
+    levels = [finding.level for finding in findings]
+    faults, notes = levels.count(doctor.FAULT), levels.count(doctor.NOTE)
     end = ["Nothing keeps the recipes from running."]
     if faults:
         end = [f"{count(faults, 'fault')} (!) in the way of recipes; -> is the cure."]
@@ -56,14 +56,12 @@ def count(number: int, word: str) -> str:
     return f"{number} {word}" + "s" * (number != 1)
 
 
-def row(one: doctor.Finding) -> list[str]:
+def row(finding: doctor.Finding) -> list[str]:
     """Write a finding; its cure in the same line if there is room."""
-    head = f"{MARKS[one.level]} {one.name}".ljust(INDENT)
-    cure = f"-> {one.cure}" if one.cure else ""
-    if cure and len(line := f"{head}{one.text}  {cure}") <= WIDTH:
-        return [line]
+    head = f"{MARKS[finding.level]} {finding.name}".ljust(INDENT) + finding.text
+    cure = f"-> {finding.cure}" if finding.cure else ""
+    if cure and len(head) + len(cure) + 2 <= WIDTH:
+        return [f"{head}  {cure}"]
     indent = " " * INDENT
-    lines = textwrap.wrap(
-        head + one.text, WIDTH, subsequent_indent=indent, break_on_hyphens=False
-    ) or [head]
+    lines = textwrap.wrap(head, WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [head]
     return [*lines, f"{indent}{cure}"] if cure else lines

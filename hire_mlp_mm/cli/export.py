@@ -14,46 +14,27 @@ The file gets its name once its outputs equal PyTorch's at several sizes.
 from __future__ import annotations
 
 import argparse
-import re
 import warnings
 from pathlib import Path
 
-from ..errors import UserError
 from . import OutcomeError
-from .options import add_cfg_options
+from .options import CONFIG, add_cfg_options, parse_size
 
 HELP = "write a segmentor, or a backbone, as ONNX or .pt2, and check the file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Name the options."""
-    parser.add_argument("config", help="config: a file, PACKAGE::FILE, or the NAME of a recipe")
-    parser.add_argument("checkpoint", nargs="?", help="checkpoint file; without it random weights")
-    parser.add_argument("out", help="file to write, .onnx or .pt2; it must not exist")
-    parser.add_argument("--backbone", action="store_true", help="the backbone of a segmentor, too")
-    parser.add_argument("--fuse", action="store_true", help="export the exact inference form")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=1e-4,
-        help="largest difference to PyTorch's output, over its largest value (default: 1e-4)",
-    )
-    parser.add_argument("--size", default="512x512", help="height x width to measure the time at")
+    add = parser.add_argument
+    add("config", help=CONFIG)
+    add("checkpoint", nargs="?", help="checkpoint file; without it random weights")
+    add("out", help="file to write, .onnx or .pt2; it must not exist")
+    add("--backbone", action="store_true", help="the backbone of a segmentor, too")
+    add("--fuse", action="store_true", help="export the exact inference form")
+    limit = "largest difference to PyTorch's output, over its largest value (default: 1e-4)"
+    add("--tolerance", type=float, default=1e-4, help=limit)
+    add("--size", default="512x512", help="height x width to measure the time at")
     add_cfg_options(parser, "model.backbone.arch=tiny")
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read height and width of `512x768`.
-
-    Raises:
-        UserError: it is not two numbers, or an image that is too small.
-    """
-    from ..deploy.tracing import LEAST
-
-    size = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not size or min(int(size[1]), int(size[2])) < LEAST:
-        raise UserError(f"--size {text}: expected height x width, from {LEAST}x{LEAST} up")
-    return int(size[1]), int(size[2])
 
 
 def say(line: str) -> None:
@@ -67,13 +48,14 @@ def main(args: argparse.Namespace) -> None:
 
     from ..deploy import CheckError, export
     from ..deploy.export import check_target
+    from ..deploy.tracing import LEAST
     from ..engine.config import check_file, read_config
 
     warnings.simplefilter("ignore")  # the hosts' and the exporter's, about themselves
     check_target(Path(args.out))
     if args.checkpoint:
         check_file(args.checkpoint, "checkpoint")
-    height, width = parse_size(args.size)
+    height, width = parse_size(args.size, LEAST, f"from {LEAST}x{LEAST} up")
     say(f"reading {args.config}")
     cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
@@ -90,10 +72,10 @@ def main(args: argparse.Namespace) -> None:
         )
     except CheckError as error:
         raise OutcomeError(f"{args.out} not written: {error}") from error
-    what = "onnxruntime" if done.path.suffix == ".onnx" else "the file"
+    program = "onnxruntime" if done.path.suffix == ".onnx" else "the file"
     ours, theirs = done.milliseconds or (0, 0)
     say(
-        f"{what} {ours:.0f} ms, PyTorch {theirs:.0f} ms: an image of {height} x {width}, "
+        f"{program} {ours:.0f} ms, PyTorch {theirs:.0f} ms: an image of {height} x {width}, "
         f"CPU, threads: {torch.get_num_threads()}"
     )
     normalised = f"(image - {done.facts['mean']}) / {done.facts['std']}"

@@ -1,9 +1,15 @@
-"""Options that several verbs have, as MMDetection's users know them."""
+"""Name the options that several verbs have, as MMDetection's users know them."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from typing import Any
+
+from ..errors import UserError
+
+CONFIG = "config: a file, PACKAGE::FILE, or the NAME of a recipe"
 
 
 def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
@@ -22,27 +28,36 @@ def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add what training and testing share."""
-    parser.add_argument("config", help="config: a file, PACKAGE::FILE, or the NAME of a recipe")
-    parser.add_argument("--work-dir", help="folder for logs and results (default: work_dirs/NAME)")
+    add = parser.add_argument
+    add("config", help=CONFIG)
+    add("--work-dir", help="folder for logs and results (default: work_dirs/NAME)")
     add_cfg_options(parser, "model.backbone.init_cfg=None")
-    parser.add_argument(
+    add(
         "--compile-backbone",
         action="store_true",
         help="compile the backbone's blocks; for training on crops of one size, as every height "
         "takes graphs of its own there",
     )
-    parser.add_argument(
+    add(
         "--channels-last",
         action="store_true",
         help="hand maps on with their channels last in memory, to neck and heads, too",
     )
-    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    add("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
+    add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def load(args: argparse.Namespace) -> Any:
+def config_of(args: argparse.Namespace) -> Any:
     """Load the config that `add_run_options` names, with the options merged in."""
-    from ..engine import run
+    from ..engine import load_config
 
-    run.set_local_rank(args.local_rank)
-    return run.load(args.config, args.work_dir, args.cfg_options, args.launcher)
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))  # where a launcher gave it as option
+    return load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
+
+
+def parse_size(text: str, least: int, hint: str) -> tuple[int, int]:
+    """Read height and width of `512x768`, or raise UserError where one is less than `least`."""
+    size = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not size or min(int(size[1]), int(size[2])) < least:
+        raise UserError(f"--size {text}: expected height x width, {hint}")
+    return int(size[1]), int(size[2])

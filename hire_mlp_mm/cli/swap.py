@@ -19,32 +19,33 @@ HELP = "put HireMLP into a config of MMDetection, MMSegmentation or MMPretrain"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Name the options."""
-    from ..hire_mlp import ARCHS
+    from ..arch import ARCHS
 
-    parser.add_argument("config", help="a file, or PACKAGE::FILE such as mmdet::detr/NAME.py")
-    parser.add_argument("--arch", choices=list(ARCHS), default="small", help="(default: small)")
-    parser.add_argument("--out", help="file to write (default: NAME_hire_ARCH.py, here)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("config", help="a file, or PACKAGE::FILE such as mmdet::detr/NAME.py")
+    add("--arch", choices=list(ARCHS), default="small", help="(default: small)")
+    add("--out", help="file to write (default: NAME_hire_ARCH.py, here)")
+    published = "(default: the published ones of the arch)"
+    add(
         "--weights",
-        help="ImageNet weights: a file, a URL, hire-mlp://NAME, or 'none' (default: the "
-        "published ones of the arch)",
+        help=f"ImageNet weights: a file, a URL, hire-mlp://NAME, or 'none' {published}",
     )
 
 
 def main(args: argparse.Namespace) -> None:
     """Write the new config, and say what was changed."""
     from ..configure import make_swap
-    from ..engine.config import check_file, find_config, read_config
+    from ..engine.config import check_file, read_config
 
-    path = find_config(args.config)
+    cfg = read_config(args.config)
     if args.weights not in (None, "none"):
         check_file(args.weights, "weight file")
-    out = Path(args.out or f"{path.stem}_hire_{args.arch}.py")
+    out = Path(args.out or f"{Path(cfg.filename).stem}_hire_{args.arch}.py")
     if out.exists():
         raise UserError(f"{out} exists; name another file with --out")
     if out.suffix != ".py" or not out.parent.is_dir():
         raise UserError(f"--out {out}: expected a .py file in a folder that exists")
-    swap = make_swap(read_config(args.config), args.arch, args.weights)
+    swap = make_swap(cfg, args.arch, args.weights)
     out.write_text(swap.text(args.config), encoding="utf-8")
     print("Changed:", *swap.changes, sep="\n    ")
     print("Kept: all else. For you to decide:", *swap.advice(), sep="\n    ")

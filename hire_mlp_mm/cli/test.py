@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_run_options, load
+from .options import add_run_options, config_of
 
 HELP = "evaluate a checkpoint: AP, mIoU or accuracy"
 
@@ -18,29 +18,23 @@ HELP = "evaluate a checkpoint: AP, mIoU or accuracy"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Name the options."""
     add_run_options(parser)
-    parser.add_argument("checkpoint", help="checkpoint file")
-    parser.add_argument(
-        "--out",
-        metavar="FILE.pkl",
-        help="write the predictions to a new file; a segmentor's are large, for its logits are "
-        "among them",
-    )
-    parser.add_argument("--show-dir", metavar="DIR", help="draw the predictions into a folder")
-    parser.add_argument("--tta", action="store_true", help="test-time augmentation of the config")
-    parser.add_argument("--fuse", action="store_true", help="test the exact inference form")
-    parser.add_argument(
-        "--backbone-dtype",
-        choices=["bfloat16", "float16"],
-        help="type that the backbone computes in",
-    )
+    add = parser.add_argument
+    add("checkpoint", help="checkpoint file")
+    large = "a segmentor's are large, for its logits are among them"
+    add("--out", metavar="FILE.pkl", help=f"write the predictions to a new file; {large}")
+    add("--show-dir", metavar="DIR", help="draw the predictions into a folder")
+    add("--tta", action="store_true", help="test-time augmentation of the config")
+    add("--fuse", action="store_true", help="test the exact inference form")
+    dtypes = ["bfloat16", "float16"]
+    add("--backbone-dtype", choices=dtypes, help="type that the backbone computes in")
 
 
 def main(args: argparse.Namespace) -> None:
     """Test as the config and the options say."""
-    from ..engine import options, run
+    from ..engine import options, test
     from ..engine.config import check_file
 
-    cfg = load(args)
+    cfg = config_of(args)
     check_file(args.checkpoint, "checkpoint")
     if args.out:
         options.dump_predictions(cfg, args.out)
@@ -50,9 +44,9 @@ def main(args: argparse.Namespace) -> None:
         options.augment_tests(cfg)
     options.run_backbone(
         cfg,
-        fuse=args.fuse,
+        fused=args.fuse,
         dtype=args.backbone_dtype,
         channels_last=args.channels_last,
         compiled=args.compile_backbone,
     )
-    run.test(cfg, args.checkpoint)
+    test(cfg, args.checkpoint)

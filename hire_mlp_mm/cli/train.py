@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_run_options, load
+from .options import add_run_options, config_of
 
 HELP = "train a detector, segmentor or classifier"
 
@@ -17,30 +17,22 @@ HELP = "train a detector, segmentor or classifier"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Name the options."""
     add_run_options(parser)
-    parser.add_argument("--amp", action="store_true", help="mixed precision, on a GPU")
-    parser.add_argument(
-        "--amp-dtype", choices=["float16", "bfloat16"], default="float16", help="type of --amp"
-    )
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="CKPT",
-        help="go on from a checkpoint, or from the newest one in the work dir",
-    )
-    parser.add_argument(
-        "--auto-scale-lr",
-        action="store_true",
-        help="scale the learning rate by the batch size over the recipe's",
-    )
+    add = parser.add_argument
+    add("--amp", action="store_true", help="mixed precision, on a GPU")
+    dtypes = ["float16", "bfloat16"]
+    add("--amp-dtype", choices=dtypes, default="float16", help="type of --amp")
+    start = "go on from a checkpoint, or from the newest one in the work dir"
+    add("--resume", nargs="?", const="auto", metavar="CKPT", help=start)
+    scale = "scale the learning rate by the batch size over the recipe's"
+    add("--auto-scale-lr", action="store_true", help=scale)
 
 
 def main(args: argparse.Namespace) -> None:
     """Train as the config and the options say."""
-    from ..engine import options, run
+    from ..engine import options, train
     from ..engine.config import check_file
 
-    cfg = load(args)
+    cfg = config_of(args)
     options.check_processes(cfg)
     if args.amp:
         options.mixed_precision(cfg, args.amp_dtype)
@@ -49,4 +41,4 @@ def main(args: argparse.Namespace) -> None:
     if args.resume not in (None, "auto"):
         check_file(args.resume, "checkpoint")
     options.run_backbone(cfg, channels_last=args.channels_last, compiled=args.compile_backbone)
-    run.train(cfg, resume=args.resume)
+    train(cfg, resume=args.resume)

@@ -1,4 +1,4 @@
-"""Config in, config out: another backbone for a config of MMDetection, MMSegmentation, MMPretrain.
+"""Put another backbone into a config of MMDetection, MMSegmentation or MMPretrain.
 
 from mmengine.config import Config
 from hire_mlp_mm.configure import swap_backbone

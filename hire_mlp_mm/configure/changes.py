@@ -1,8 +1,7 @@
-"""One replacement: the config that is being changed, and the list of its changes."""
+"""Hold one replacement of a backbone: the config that is being changed, and its changes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,31 +11,22 @@ from ..errors import UserError
 
 
 class SwapError(UserError):
-    """The config holds something that HireMLP cannot take the place of."""
+    """Report something in a config that HireMLP cannot take the place of."""
 
 
 @dataclass
 class Swap:
-    """One replacement of a backbone.
+    """Hold one replacement of a backbone."""
 
-    Attributes:
-        cfg: the new config.
-        arch: of the HireMLP in it.
-        network: the part of `cfg.model` that has the backbone.
-        path: of the network in the config, such as `model.`.
-        original: the network before.
-        changes: a line for each.
-    """
-
-    cfg: Config
-    arch: str
-    network: ConfigDict
-    path: str
-    original: ConfigDict
-    changes: list[str] = field(default_factory=list)
+    cfg: Config  # the new one
+    arch: str  # of the HireMLP in it
+    network: ConfigDict  # the part of `cfg.model` that has the backbone
+    path: str  # of the network in the config, such as `model.`
+    original: ConfigDict  # the network before
+    changes: list[str] = field(default_factory=list)  # a line for each
 
     def set(self, owner: ConfigDict, path: str, key: str, value: Any) -> None:
-        """Set `owner[key]`, and note it if that changes anything."""
+        """Set `owner[key]`, and note a change if it is one."""
         old = brief(owner[key]) if key in owner else "not set"
         if owner.get(key) != value:
             owner[key] = value
@@ -53,20 +43,19 @@ class Swap:
         return next(iter(as_list(self.network.get("neck"))), ConfigDict())
 
     def text(self, source: str) -> str:
-        """Write the new config: what was changed from `source`, then the whole of it."""
-        head = [f"{source} with HireMLP in the place of its backbone, by hire-mlp swap."]
-        head += ["", "Changed:", *indent(self.changes)]
-        head += ["", "Kept: all else. For you to decide:", *indent(self.advice())]
-        comment = "\n".join(f"# {line}".rstrip() for line in head)
+        """Write the new config: its changes from `source` as a comment, then the whole of it."""
+        head = f"{source} with HireMLP in the place of its backbone, by hire-mlp swap.\n\n"
+        head += "\n    ".join(["Changed:", *self.changes]) + "\n\n"
+        head += "\n    ".join(["Kept: all else. For you to decide:", *self.advice()])
+        comment = "\n".join(f"# {line}".rstrip() for line in head.split("\n"))
         return f"{comment}\n\n{self.cfg.pretty_text}"
 
     def advice(self) -> list[str]:
-        """Tell what a person may want to change next, and a swap does not."""
+        """List what a swap leaves as it is, and a person may want to change next."""
         optimizer = (self.cfg.get("optim_wrapper") or {}).get("optimizer") or {}
         kind, rate = optimizer.get("type"), optimizer.get("lr")
-        if kind == "AdamW":
-            lines = [f"optim_wrapper.optimizer: still AdamW, lr {rate}, of the old backbone"]
-        else:
+        lines = [f"optim_wrapper.optimizer: still {kind}, lr {rate}, of the old backbone"]
+        if kind != "AdamW":
             lines = [
                 f"optim_wrapper.optimizer: still {kind}, lr {rate}; Hire-MLP was trained with "
                 "AdamW,",
@@ -75,16 +64,10 @@ class Swap:
         return [*lines, "param_scheduler: still the old backbone's"]
 
 
-def indent(lines: Sequence[str]) -> Iterator[str]:
-    """Set lines off from the one above them."""
-    return (f"    {line}" for line in lines)
-
-
 def brief(value: Any) -> str:
     """Write a value as the list of changes shows it."""
     if isinstance(value, dict) and "type" in value:
-        checkpoint = value.get("checkpoint")
-        return f"{value['type']}, {checkpoint}" if checkpoint else str(value["type"])
+        return ", ".join(str(value[key]) for key in ("type", "checkpoint") if value.get(key))
     return str(list(value) if isinstance(value, tuple) else value)
 
 

@@ -22,7 +22,7 @@ SMALL = 128  # takes a fraction of their time
 
 @dataclass(frozen=True)
 class Map:
-    """One output: its channels, and its stride in pixels (None for a vector per image)."""
+    """Describe one output: its channels, and its stride in pixels (None for a vector)."""
 
     channels: int
     stride: int | None
@@ -30,7 +30,7 @@ class Map:
 
 @dataclass
 class Flow:
-    """Hold what the backbone gives for an image of `size` pixels, and its neck makes of it."""
+    """Hold the maps that a backbone gives for an image of `size` pixels, and those of its neck."""
 
     size: int
     backbone: list[Map]
@@ -43,13 +43,9 @@ class Flow:
 
     @classmethod
     def run(cls, backbone: ConfigDict, neck: Any, sizes: Sequence[int]) -> Flow:
-        """Build both and run them on a random image of the first size that they take.
-
-        Raises:
-            SwapError: they take none of the sizes, or give something that is not a feature map.
-        """
+        """Run both on a random image of the first size that they take, or raise SwapError."""
         model, necks = build(backbone), [build(part) for part in as_list(neck)]
-        for i, size in enumerate(sizes):
+        for size in sizes:
             image = torch.rand(2, backbone.get("in_channels", 3), size, size)
             try:
                 maps = given = forward(model, image)
@@ -58,32 +54,24 @@ class Flow:
             except SwapError:
                 raise
             except Exception as error:  # whatever a stranger's backbone or neck raises
-                if i + 1 < len(sizes):
-                    continue
-                names = " and ".join(str(part.type) for part in (backbone, *as_list(neck)))
-                raise SwapError(
-                    f"{names} cannot be run on an image alone: {describe(error)}"
-                ) from error
-            break
-        made = [measure(m, size) for m in maps] if necks else None
-        return cls(size, [measure(m, size) for m in given], made)
+                fault = error
+                continue
+            made = [measure(m, size) for m in maps] if necks else None
+            return cls(size, [measure(m, size) for m in given], made)
+        names = " and ".join(str(part.type) for part in (backbone, *as_list(neck)))
+        raise SwapError(f"{names} cannot be run on an image alone: {describe(fault)}") from fault
 
 
 def measure_old(swap: Swap) -> Flow:
     """Measure the old backbone and neck; a classifier's may be anything, and is replaced."""
-    network = swap.network
+    backbone, neck = swap.network.backbone, swap.network.get("neck")
+    made_for = sorted(as_list(backbone.get("img_size")))[-1:]  # which some backbones insist on
     try:
-        return Flow.run(network.backbone, network.get("neck"), image_sizes(network.backbone))
+        return Flow.run(backbone, neck, [*made_for, *SIZES])
     except SwapError:
         if not swap.is_classifier:
             raise
         return Flow(224, [Map(0, None)], None)
-
-
-def image_sizes(backbone: ConfigDict) -> list[int]:
-    """List sizes of image to try: first the one that a backbone was made for, if it says so."""
-    named = backbone.get("img_size")
-    return [*([max(as_list(named))] if named else []), *SIZES]
 
 
 def build(part: ConfigDict) -> Any:
@@ -98,7 +86,7 @@ def build(part: ConfigDict) -> Any:
 
 @torch.no_grad()
 def forward(model: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Run a backbone or neck; its outputs as a flat tuple of tensors."""
+    """Run a backbone or neck; return its outputs as a flat tuple of tensors."""
     out = model(inputs)
     out = (out,) if isinstance(out, Tensor) else tuple(out)
     if not out or not all(isinstance(x, Tensor) and x.dim() in (2, 4) for x in out):
@@ -107,7 +95,7 @@ def forward(model: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tens
 
 
 def measure(output: Tensor, size: int) -> Map:
-    """Tell channels and stride of one output for an image of `size` pixels."""
+    """Return channels and stride of one output for an image of `size` pixels."""
     if output.dim() == 2:
         return Map(output.shape[1], None)
     # The nearest power of two, for sizes are rounded up or down on the way.
@@ -117,30 +105,29 @@ def measure(output: Tensor, size: int) -> Map:
 # Whole networks ----------------------------------------------------------------------------------
 
 
-def check(swap: Swap, size: int) -> None:
+def check_swap(swap: Swap, size: int) -> None:
     """Build the new model; run a segmentor or classifier forward and backward, too.
 
     Raises:
-        SwapError: it does not build, or does not run where the original does; names what the host
-            said.
+        SwapError: it does not build, or does not run where the original does.
     """
-    runs = swap.cfg.default_scope != "mmdet"  # detectors want annotations, even for a forward pass
-    unread: list[str] = []
+    is_detector = swap.cfg.default_scope == "mmdet"  # wants annotations, even for a forward pass
     try:
-        if runs:
-            unread = run_small(swap.network, size)
-        else:
+        if is_detector:
             build(swap.network)
+        elif run_small(swap.network, size):
+            swap.set(swap.cfg, "", "find_unused_parameters", True)
     except Exception as error:  # whatever a head raises about maps that it was not made for
-        if runs and not runs_itself(swap.original, size):
-            return
+        if not is_detector:
+            try:
+                run_whole(swap.original, size)
+            except Exception:  # it wants annotations, or compiled ops, with any backbone
+                return
         raise SwapError(f"the heads cannot read HireMLP's maps: {describe(error)}") from error
-    if unread:
-        swap.set(swap.cfg, "", "find_unused_parameters", True)
 
 
 def run_small(network: ConfigDict, size: int) -> list[str]:
-    """Run `run_whole` on a small image if every head takes it, else on a large one."""
+    """Do as `run_whole` does on a small image if every head takes it, else on a large one."""
     try:
         return run_whole(network, min(size, SMALL))
     except Exception:  # whatever a head raises about small maps
@@ -148,7 +135,7 @@ def run_small(network: ConfigDict, size: int) -> list[str]:
 
 
 def run_whole(network: ConfigDict, size: int) -> list[str]:
-    """Run every head on a random image; names of the backbone's parameters without a gradient."""
+    """Run every head on a random image; name the backbone's parameters without a gradient."""
     network = copy.deepcopy(network)
     network.backbone.init_cfg = None
     model = build(network)
@@ -160,15 +147,6 @@ def run_whole(network: ConfigDict, size: int) -> list[str]:
     sum((x.float().sum() for x in tensors(outputs)), torch.zeros(())).backward()
     parameters = model.backbone.named_parameters()
     return [name for name, p in parameters if p.requires_grad and p.grad is None]
-
-
-def runs_itself(network: ConfigDict, size: int) -> bool:
-    """Tell whether a network runs on a random image with its own backbone."""
-    try:
-        run_whole(network, size)
-    except Exception:  # some want annotations, or compiled ops
-        return False
-    return True
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

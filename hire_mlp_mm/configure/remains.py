@@ -2,65 +2,57 @@
 
 from __future__ import annotations
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 
+from ..registry import SCOPE
 from .changes import Swap, as_list
 
 # Red, green, blue, on a scale of 0 to 255: how the images of the ImageNet weights were normalised.
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-PACKAGE = "hire_mlp_mm"
 LAYER_DECAY = "LayerDecayOptimWrapperConstructor"
 HOST_LAYER_DECAY = ("decay_rate", "layer_decay_rate", "decay_type", "num_layers")
 
 
 def normalise(swap: Swap) -> None:
     """Normalise images as those of the weights were; the pipelines load them as BGR."""
-    owners = [(swap.cfg.model, "model."), (swap.cfg.model.get("detector"), "model.detector.")]
-    owners += [(swap.cfg, "")]
+    cfg, model = swap.cfg, swap.cfg.model
+    owners = [(model, "model."), (model.get("detector") or {}, "model.detector."), (cfg, "")]
     for owner, path in owners:
-        while isinstance(owner, (dict, Config)) and isinstance(
-            owner.get("data_preprocessor"), dict
-        ):
+        while isinstance(owner.get("data_preprocessor"), dict):
             owner, path = owner["data_preprocessor"], f"{path}data_preprocessor."
             if "data_preprocessor" in owner or len(owner.get("mean") or STD) != len(MEAN):
                 continue
             swap.set(owner, path, "mean", MEAN)
             swap.set(owner, path, "std", STD)
-            by_scope = "to_rgb" if swap.cfg.default_scope == "mmpretrain" else "bgr_to_rgb"
-            flag = "to_rgb" if "to_rgb" in owner else by_scope
-            swap.set(owner, path, flag, True)
+            by_scope = "to_rgb" if cfg.default_scope == "mmpretrain" else "bgr_to_rgb"
+            swap.set(owner, path, "to_rgb" if "to_rgb" in owner else by_scope, True)
             if owner.get("rgb_to_bgr"):
                 swap.set(owner, path, "rgb_to_bgr", False)
 
 
 def drop_remains(swap: Swap) -> None:
     """Remove weights of the old backbone, and settings that hosts accept for their own only."""
-    cfg, network, path = swap.cfg, swap.network, swap.path
-    for owner, where in ((cfg.model, "model."), (network, path)):
+    cfg = swap.cfg
+    for owner, path in ((cfg.model, "model."), (swap.network, swap.path)):
         if owner.get("pretrained"):
-            swap.set(owner, where, "pretrained", None)
-        if any(one.get("type") == "Pretrained" for one in as_list(owner.get("init_cfg"))):
-            swap.set(owner, where, "init_cfg", None)
+            swap.set(owner, path, "pretrained", None)
+        if any(init.get("type") == "Pretrained" for init in as_list(owner.get("init_cfg"))):
+            swap.set(owner, path, "init_cfg", None)
     if cfg.get("load_from"):
         swap.set(cfg, "", "load_from", None)
     if not cfg.get("sync_bn"):
         swap.set(cfg, "", "sync_bn", "torch")
     imports = list((cfg.get("custom_imports") or {}).get("imports") or [])
-    imports += [] if PACKAGE in imports else [PACKAGE]
+    imports += [] if SCOPE in imports else [SCOPE]
     swap.set(cfg, "", "custom_imports", dict(imports=imports, allow_failed_imports=False))
     if not cfg.get("runner_type"):
         # The hosts' own tools build it, with every guarantee of docs/reliability.md.
-        swap.set(cfg, "", "runner_type", f"{PACKAGE}.Runner")
-    use_own_layer_decay(swap)
-
-
-def use_own_layer_decay(swap: Swap) -> None:
-    """Let ours do layer-wise learning-rate decay, which the hosts do for their own backbones."""
-    wrapper = swap.cfg.get("optim_wrapper") or {}
+        swap.set(cfg, "", "runner_type", f"{SCOPE}.Runner")
+    # The hosts decay learning rates by layer for their own backbones alone.
+    wrapper = cfg.get("optim_wrapper") or {}
     options = wrapper.get("paramwise_cfg") or {}
     rate = options.get("decay_rate", options.get("layer_decay_rate"))
-    if rate is None:
-        return
-    swap.set(wrapper, "optim_wrapper.", "constructor", LAYER_DECAY)
-    kept = {k: v for k, v in options.items() if k not in HOST_LAYER_DECAY}
-    swap.set(wrapper, "optim_wrapper.", "paramwise_cfg", ConfigDict(kept, decay_rate=rate))
+    if rate is not None:
+        swap.set(wrapper, "optim_wrapper.", "constructor", LAYER_DECAY)
+        kept = {k: v for k, v in options.items() if k not in HOST_LAYER_DECAY}
+        swap.set(wrapper, "optim_wrapper.", "paramwise_cfg", ConfigDict(kept, decay_rate=rate))

@@ -1,9 +1,8 @@
 """Put HireMLP into a config of a detector, segmentor or classifier.
 
-What the old backbone and its neck give is measured, by running them once on a random image, not
-looked up by name. So is what takes their place. What reads them (neck, heads) gets the new
-channels; the weights, the image normalisation and what belongs to the old backbone alone follow;
-everything else stays.
+The maps of the old backbone and its neck are measured on a random image, not looked up by name,
+and so are those of the new ones. Neck and heads get the new channels; the weights, the image
+normalisation and what belongs to the old backbone alone follow; everything else stays.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 
 from .. import weights
-from ..hire_mlp import ARCHS
+from ..arch import ARCHS
 from .changes import Swap, SwapError, as_list, brief, is_list
-from .measure import Flow, Map, check, measure_old
+from .measure import Flow, Map, check_swap, measure_old
 from .readers import STRIDES, rewire
 from .remains import STD, drop_remains, normalise
 
@@ -36,8 +35,8 @@ def swap_backbone(cfg: Config, arch: str, checkpoint: str | None = None) -> Conf
         checkpoint: as `init_cfg` takes it, `none` for no weights, None for the published ones.
 
     Raises:
-        SwapError: the model has no backbone that HireMLP can replace; says why.
-        UserError: no weights are published for this arch.
+        SwapError: the model has no backbone that HireMLP can replace, or no weights are published
+            for this arch.
     """
     return make_swap(cfg, arch, checkpoint).cfg
 
@@ -53,8 +52,8 @@ def make_swap(cfg: Config, arch: str, checkpoint: str | None = None) -> Swap:
     network, path = find_network(cfg.model)
     if network.backbone.get("type", "").rpartition(".")[2] == "HireMLP":
         raise SwapError(f"{path}backbone is HireMLP already; set its arch by hand")
-    swap = Swap(cfg, arch, network, path, original=copy.deepcopy(network))
     refuse_tied(network)
+    swap = Swap(cfg, arch, network, path, original=copy.deepcopy(network))
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
         old = measure_old(swap)
         replace_backbone(swap, old, checkpoint)
@@ -68,7 +67,7 @@ def make_swap(cfg: Config, arch: str, checkpoint: str | None = None) -> Swap:
         rewire(swap, old)
         normalise(swap)
         drop_remains(swap)
-        check(swap, old.size)
+        check_swap(swap, old.size)
     return swap
 
 
@@ -93,7 +92,7 @@ def refuse_tied(network: ConfigDict) -> None:
 
 
 def fits_by_stage(maps: Sequence[Map]) -> bool:
-    """Tell whether each output has a stage that stands for it: the last, by depth or stride.
+    """Tell whether a stage can stand for each output of the old backbone, by depth or stride.
 
     A backbone with a decoder of its own (U-Net, BiSeNet) gives other sequences of strides.
     """
@@ -103,75 +102,54 @@ def fits_by_stage(maps: Sequence[Map]) -> bool:
     return len(set(strides)) < len(strides) or set(strides) <= set(STRIDES)
 
 
-def choose_stages(maps: Sequence[Map], detector: bool) -> list[int]:
-    """Choose the stage that stands for each output of the old backbone, ascending.
+def choose_stages(swap: Swap, maps: Sequence[Map]) -> list[int]:
+    """Choose the stages whose maps take the place of the old backbone's, ascending.
 
     Where the old strides are HireMLP's, it is the stage of the same stride. Dilated and
     single-stride backbones have the same stride more than once: there it is the depth, counted
     from the end. A single map is the deepest, but for a detector, whose heads count on the stride.
     """
-    strides = [m.stride for m in maps]
-    by_stride = set(strides) <= set(STRIDES) and len(set(strides)) == len(strides)
-    if by_stride and (detector or len(strides) > 1):
-        return [STRIDES.index(s) for s in strides if s]
-    return list(range(len(STRIDES)))[-len(maps) :]
-
-
-def stages_for(swap: Swap, old: Flow) -> list[int]:
-    """List the stages whose maps take the place of the old backbone's."""
+    every_stage = list(range(len(STRIDES)))
     if swap.is_classifier and not is_list(swap.first_neck.get("in_channels")):
-        return [len(STRIDES) - 1]
-    if fits_by_stage(old.backbone):
-        return choose_stages(old.backbone, detector=swap.cfg.default_scope == "mmdet")
-    return list(range(len(STRIDES)))
+        return every_stage[-1:]
+    if not fits_by_stage(maps):
+        return every_stage
+    strides = [m.stride for m in maps]
+    are_ours = set(strides) <= set(STRIDES) and len(set(strides)) == len(strides)
+    if are_ours and (len(strides) > 1 or swap.cfg.default_scope == "mmdet"):
+        return [STRIDES.index(s) for s in strides if s]
+    return every_stage[-len(maps) :]
 
 
 def replace_backbone(swap: Swap, old: Flow, checkpoint: str | None) -> None:
     """Put HireMLP's config in the place of the backbone's."""
-    network = swap.network
+    network, arch = swap.network, swap.arch
     if not old.backbone[-1].stride and not swap.is_classifier:
         raise SwapError(f"{network.type} reads vectors, not feature maps")
-    stages = stages_for(swap, old)
-    strides = [m.stride for m in old.backbone]
-    by_stride = strides == [STRIDES[i] for i in stages]
-    if swap.cfg.default_scope == "mmdet" and not by_stride:
+    stages = choose_stages(swap, old.backbone)
+    strides, new_strides = [m.stride for m in old.backbone], [STRIDES[i] for i in stages]
+    if swap.cfg.default_scope == "mmdet" and strides != new_strides:
         raise SwapError(
             f"backbone {network.backbone.type} gives strides {strides}, on which the detector's "
             f"heads are built; HireMLP gives {list(STRIDES)}"
         )
-    backbone = ConfigDict(type="HireMLP", arch=swap.arch)
+    backbone = ConfigDict(type="HireMLP", arch=arch)
     if stages != [0, 1, 2, 3]:
         backbone.out_indices = tuple(stages)
-    if image_channels(swap) != 3:
-        backbone.in_channels = image_channels(swap)
-    backbone.drop_path_rate = DROP_PATH[swap.arch]
-    backbone.init_cfg = initial_weights(swap.arch, checkpoint)
-    swap.set(network, swap.path, "backbone", backbone)
-    given = {key: value for key, value in backbone.items() if key != "type"}
-    swap.changes += [f"    {key}: {brief(value)}" for key, value in given.items()]
-    if not by_stride and not swap.is_classifier:
-        new = [STRIDES[i] for i in stages]
-        swap.changes.append(f"    strides of the feature maps: {strides} -> {new}")
-
-
-def image_channels(swap: Swap) -> int:
-    """Count the channels of images: three, unless backbone or normalisation says otherwise."""
-    network = swap.network
     preprocessor = network.get("data_preprocessor") or swap.cfg.get("data_preprocessor") or {}
-    return network.backbone.get("in_channels") or len(preprocessor.get("mean") or STD)
-
-
-def initial_weights(arch: str, checkpoint: str | None) -> ConfigDict | None:
-    """Make `init_cfg` of the new backbone.
-
-    Raises:
-        SwapError: no weights are published for this arch.
-    """
-    if checkpoint == "none":
-        return None
+    channels = network.backbone.get("in_channels") or len(preprocessor.get("mean") or STD)
+    if channels != 3:
+        backbone.in_channels = channels
+    backbone.drop_path_rate = DROP_PATH[arch]
     if checkpoint is None and arch not in weights.WEIGHTS:
         raise SwapError(f"no weights of {arch} are published; give --weights FILE or none")
-    return ConfigDict(type="Pretrained", checkpoint=checkpoint or f"hire-mlp://{arch}")
+    pretrained = ConfigDict(type="Pretrained", checkpoint=checkpoint or f"hire-mlp://{arch}")
+    backbone.init_cfg = None if checkpoint == "none" else pretrained
+    swap.set(network, swap.path, "backbone", backbone)
+    options = [(key, value) for key, value in backbone.items() if key != "type"]
+    swap.changes += [f"    {key}: {brief(value)}" for key, value in options]
+    if strides != new_strides and not swap.is_classifier:
+        swap.changes.append(f"    strides of the feature maps: {strides} -> {new_strides}")
 
 
 def makes_pyramid(old: Flow) -> bool:
@@ -191,21 +169,18 @@ def add_fpn(swap: Swap) -> None:
 
 
 def replace_pooling(swap: Swap, old: Flow) -> None:
-    """Where the old backbone pooled its map itself, let a neck do it and a linear head read it."""
+    """Give a classifier, whose old backbone pooled its map itself, a neck and a head that do."""
     network, path = swap.network, swap.path
     head = network.get("head")
     if not head:
         raise SwapError("the classifier has no head")
     swap.set(network, path, "neck", ConfigDict(type="GlobalAveragePooling"))
     if not str(head.type).endswith("LinearClsHead"):
-        owners = (head, old_backbone := swap.original.backbone)
-        named = [owner.num_classes for owner in owners if owner.get("num_classes")]
-        if not named and not old.backbone[-1].channels:
+        old_backbone, given = swap.original.backbone, old.backbone[-1].channels
+        classes = head.get("num_classes") or old_backbone.get("num_classes") or given
+        if not classes:
             raise SwapError(f"neither head {head.type} nor {old_backbone.type} says num_classes")
-        linear = ConfigDict(
-            type="LinearClsHead", num_classes=[*named, old.backbone[-1].channels][0]
-        )
-        linear.update({key: head[key] for key in ("loss", "topk") if key in head})
-        head = linear
+        kept = {key: head[key] for key in ("loss", "topk") if key in head}
+        head = ConfigDict(type="LinearClsHead", num_classes=classes, **kept)
         swap.set(network, path, "head", head)
     swap.set(head, f"{path}head.", "in_channels", ARCHS[swap.arch].dims[-1])

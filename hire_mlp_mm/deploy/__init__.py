@@ -1,4 +1,4 @@
-"""Whole models out of the house: ONNX and torch.export, checked.
+"""Export whole models, as ONNX or by torch.export, and check the files.
 
 from hire_mlp_mm.deploy import export
 export(cfg, "upernet.onnx", checkpoint="iter_160000.pth")

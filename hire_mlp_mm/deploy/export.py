@@ -9,6 +9,7 @@ numbers stands in the file. N, H and W are free, H and W from 32 pixels up.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import os
 import tempfile
@@ -18,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoint import read_checkpoint
+from ..engine.backbones import fuse_model
+from ..engine.checkpoints import load_checked
 from ..errors import UserError, describe
-from ..fuse import fuse
 from ..hire_mlp import HireMLPNet
 from . import formats, tracing
 from .formats import CheckError as CheckError
@@ -83,14 +86,14 @@ def export(
     with torch.no_grad():
         plain, names, cfg = part_of(model, checkpoint, backbone, say)
         facts = {} if cfg is None else facts_of(cfg)
-        wanted = fuse_for_export(plain) if fused else plain
+        wanted = fuse_model(plain) if fused else plain
         say("exporting; this may take a minute")
         # Beside its place, so that it gets its name in one step, and under a name nobody has.
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as folder:
             part = Path(folder, out.name)
             write(wanted, names, facts, part, say)
             runner = formats.open_file(part)
-            difference = formats.check(runner, plain, names, tolerance, say)
+            difference = formats.compare(runner, plain, names, tolerance, say)
             times = None
             if measure_at:
                 say("measuring the time at {} x {}".format(*measure_at))
@@ -111,8 +114,10 @@ def check_target(out: Path) -> None:
         raise UserError(f"folder {out.parent} not found; make it first")
     if not tracing.can_trace():
         raise UserError(f"torch {torch.__version__} cannot export sizes that are free; 2.11 can")
-    if out.suffix == ".onnx":
-        formats.check_packages()
+    missing = [name for name in formats.NEEDED if importlib.util.find_spec(name) is None]
+    if missing and out.suffix == ".onnx":
+        needed = " ".join(formats.NEEDED)
+        raise UserError(f"{', '.join(missing)} not found: pip install {needed}")
 
 
 def check_new(path: Path) -> None:
@@ -122,11 +127,7 @@ def check_new(path: Path) -> None:
 
 
 def write(model: nn.Module, names: list[str], facts: dict[str, str], path: Path, say: Say) -> None:
-    """Trace a model, and write the graph.
-
-    Raises:
-        UserError: it decides on sizes, or has no place in ONNX.
-    """
+    """Trace a model and write the graph, or raise UserError where that cannot be done."""
     start = time.perf_counter()
     try:
         program = tracing.trace(model)
@@ -137,18 +138,6 @@ def write(model: nn.Module, names: list[str], facts: dict[str, str], path: Path,
     except Exception as error:  # whatever a head, or the exporter, raises
         raise UserError(f"{path.name}: the model cannot be exported: {describe(error)}") from error
     say(f"exported in {time.perf_counter() - start:.0f} s; checking the file")
-
-
-def fuse_for_export(model: nn.Module) -> nn.Module:
-    """Make the inference form of a model.
-
-    Raises:
-        UserError: it has none.
-    """
-    try:
-        return fuse(model)
-    except ValueError as error:
-        raise UserError(f"--{error}") from error
 
 
 # The model --------------------------------------------------------------------------------------
@@ -173,64 +162,45 @@ class Segmentor(nn.Module):
 def part_of(
     model: Any, checkpoint: str | None, backbone: bool, say: Say
 ) -> tuple[nn.Module, list[str], Any]:
-    """Choose the part of a model that is exported.
-
-    Returns:
-        The part, the names of its outputs, and the model's config if there is one.
-
-    Raises:
-        UserError: it has no HireMLP.
-    """
-    if not isinstance(model, nn.Module):
-        return *build(model, checkpoint, backbone, say), model
-    cfg = getattr(model, "cfg", None)
-    part: Any = copy.deepcopy(model).requires_grad_(False).eval()
+    """Return the part of a model that is exported, the names of its outputs, and its config."""
+    if isinstance(model, nn.Module):
+        cfg, part = getattr(model, "cfg", None), copy.deepcopy(model)
+    else:
+        cfg, part = model, build(model, checkpoint, backbone, say)
+    part.requires_grad_(False).eval()
     if not isinstance(part, HireMLPNet):
-        whole = hasattr(part, "decode_head") and not backbone
         inner = getattr(part, "backbone", None)
         if not isinstance(inner, HireMLPNet):
             raise UserError(f"{type(model).__name__} has no HireMLP as its backbone")
-        if whole:
+        if hasattr(part, "decode_head") and not backbone:
             return Segmentor(part), ["logits"], cfg
         part = inner
     return part, [f"stage{i}" for i in part.out_indices], cfg
 
 
-def build(
-    cfg: Any, checkpoint: str | None, backbone_only: bool, say: Say
-) -> tuple[nn.Module, list[str]]:
-    """Build the part of a config's model that is exported, and name its outputs.
-
-    Raises:
-        UserError: the backbone is not HireMLP, or the checkpoint is another model's.
-    """
-    from mmengine.registry import MODELS, DefaultScope
-
+def build(cfg: Any, checkpoint: str | None, backbone_only: bool, say: Say) -> nn.Module:
+    """Build the segmentor of a config, or the backbone of another model, with its weights."""
     cfg = copy.deepcopy(cfg)
-    whole = cfg.default_scope == "mmseg" and not backbone_only
-    model_cfg: Any = cfg.model if whole else cfg.model.get("backbone") or {}
-    backbone_cfg: Any = cfg.model.get("backbone") or {}
-    if str(backbone_cfg.get("type")).rpartition(".")[2] != "HireMLP":
+    backbone: Any = cfg.model.get("backbone") or {}
+    if str(backbone.get("type")).rpartition(".")[2] != "HireMLP":
         raise UserError(
-            f"model.backbone of {cfg.filename} is {backbone_cfg.get('type')}; expected HireMLP"
+            f"model.backbone of {cfg.filename} is {backbone.get('type')}; expected HireMLP"
         )
-    backbone_cfg.init_cfg = None
+    backbone.init_cfg = None
+    whole = cfg.default_scope == "mmseg" and not backbone_only
     if whole:
-        model_cfg.update(auxiliary_head=None, pretrained=None)  # not part of inference
+        cfg.model.update(auxiliary_head=None, pretrained=None)  # not part of inference
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = MODELS.build(model_cfg)
+        model = MODELS.build(cfg.model if whole else backbone)
     if checkpoint is None:
         say("warning: no checkpoint given: the weights are random")
         randomize(model)
     elif whole:
-        load_whole(model, checkpoint)
+        load_checked(read_checkpoint(checkpoint), model, f"checkpoint {checkpoint}")
     else:
         model.load_pretrained(checkpoint)
-    model.requires_grad_(False).eval()
-    if whole:
-        return Segmentor(model), ["logits"]
-    return model, [f"stage{i}" for i in model.out_indices]
+    return model
 
 
 def randomize(model: nn.Module) -> None:
@@ -240,34 +210,16 @@ def randomize(model: nn.Module) -> None:
             nn.init.normal_(module.weight, std=0.5 / module.weight[0].numel() ** 0.5)
         elif isinstance(module, _BatchNorm) and module.running_mean is not None:
             nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(
-                module.running_var,  # type: ignore[arg-type]
-                0.5,
-                1.5,
-            )
-
-
-def load_whole(model: nn.Module, checkpoint: str) -> None:
-    """Load a checkpoint that has every tensor of the model; it may have more.
-
-    Raises:
-        CheckpointError: it has not.
-    """
-    from ..engine.checkpoints import check_whole
-
-    state = read_checkpoint(checkpoint)
-    check_whole(state, model, f"checkpoint {checkpoint}")
-    model.load_state_dict({key: state[key] for key in model.state_dict()})
+            nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
 
 
 def facts_of(cfg: Any) -> dict[str, str]:
-    """Tell what the graph takes, for the file: what the config's data preprocessor makes."""
+    """Describe the images that the graph takes, as the config's data preprocessor makes them."""
     preprocessor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     rgb = preprocessor.get("bgr_to_rgb") or preprocessor.get("to_rgb")
-    facts = dict(
+    return dict(
         image="(N, 3, H, W), float32, (image - mean) / std",
         channels="RGB" if rgb else "BGR",
-        mean=preprocessor.get("mean") or [0, 0, 0],
-        std=preprocessor.get("std") or [1, 1, 1],
+        mean=json.dumps(preprocessor.get("mean") or [0, 0, 0]),
+        std=json.dumps(preprocessor.get("std") or [1, 1, 1]),
     )
-    return {key: one if isinstance(one, str) else json.dumps(one) for key, one in facts.items()}

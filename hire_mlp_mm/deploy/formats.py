@@ -1,8 +1,7 @@
-"""Exported files: how they are written, opened, checked and timed."""
+"""Write, open, check and time exported files."""
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, describe
+from ..errors import describe
 from .tracing import LEAST
 
 CHECKED = ((1, 3, LEAST, LEAST), (3, 3, 75, 203), (2, 3, 224, 161))
@@ -23,14 +22,7 @@ Say = Callable[[str], object]
 
 
 class CheckError(Exception):
-    """Say in one line that what was exported is not what it should be."""
-
-
-def check_packages() -> None:
-    """Raise UserError where a package that ONNX takes is missing."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"{', '.join(missing)} not found: pip install {' '.join(NEEDED)}")
+    """Report in one line that what was exported is not what it should be."""
 
 
 def write_onnx(
@@ -40,7 +32,7 @@ def write_onnx(
     from onnxscript import opset18
 
     def remainder(x, size):  # type: ignore[no-untyped-def]
-        """Compute `x % size` of whole numbers; onnxscript's own takes no size that is free."""
+        """Compute `x % size` of whole numbers; onnxscript's own takes no free size."""
         return opset18.Mod(x, opset18.CastLike(size, x))
 
     exported = torch.onnx.export(
@@ -67,24 +59,21 @@ def open_file(path: Path) -> Runner:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda image: [
-        torch.from_numpy(one) for one in session.run(None, {"image": image.numpy()})
-    ]
+    return lambda image: [*map(torch.from_numpy, session.run(None, {"image": image.numpy()}))]
 
 
 def as_sequence(outputs: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return outputs as a sequence, one alone, too."""
+    """Return outputs as a sequence, a single one, too."""
     return [outputs] if isinstance(outputs, Tensor) else outputs
 
 
-def check(runner: Runner, model: nn.Module, names: list[str], tolerance: float, say: Say) -> float:
-    """Compare a file's outputs with PyTorch's at several sizes, and say the differences.
+def compare(
+    runner: Runner, model: nn.Module, names: list[str], tolerance: float, say: Say
+) -> float:
+    """Compare a file's outputs with PyTorch's at several sizes, or raise CheckError.
 
     Returns:
         The largest difference over the largest value.
-
-    Raises:
-        CheckError: they differ, or it does not run.
     """
     torch.manual_seed(1)
     largest = 0.0
@@ -95,12 +84,10 @@ def check(runner: Runner, model: nn.Module, names: list[str], tolerance: float, 
         except Exception as error:  # whatever the runtime raises
             raise CheckError(f"it fails on images {shape}: {describe(error)}") from error
         wanted = as_sequence(model(image))
-        differences = {
-            name: difference(one, other)
-            for name, one, other in zip(names, found, wanted, strict=True)
-        }
-        said = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
-        say(f"largest relative difference to PyTorch, images {shape}: {said}")
+        outputs = zip(names, found, wanted, strict=True)
+        differences = {name: difference(*pair) for name, *pair in outputs}
+        listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+        say(f"largest relative difference to PyTorch, images {shape}: {listed}")
         worst = max(differences, key=lambda name: differences[name])
         if not differences[worst] <= tolerance:
             raise CheckError(
@@ -112,14 +99,14 @@ def check(runner: Runner, model: nn.Module, names: list[str], tolerance: float, 
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:
-    """Tell the largest difference over the largest value; infinite for another shape."""
+    """Return the largest difference over the largest value; infinite for another shape."""
     if found.shape != wanted.shape:
         return float("inf")
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 def times(runners: Sequence[Runner], height: int, width: int) -> list[float]:
-    """Tell the median milliseconds of each for one image; they take turns."""
+    """Measure the median milliseconds of each for one image; they take turns."""
     image = torch.randn(1, 3, height, width)
     seconds: list[list[float]] = [[] for _ in runners]
     for _ in range(RUNS + 1):  # the first is a warm-up

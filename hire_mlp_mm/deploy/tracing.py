@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental import _config as symbolic_shapes
+from torch.fx.experimental import _config
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..host_faults import quiet_resize
 
+symbolic_shapes: Any = _config
 LEAST = 32  # pixels
 TRACED = (2, 3, 233, 307)  # a batch on which no size of a map is 1, or another's
 
@@ -28,15 +28,9 @@ def trace(model: nn.Module) -> torch.export.ExportedProgram:
     """Trace a copy of a model for any number of images, any height and width from `LEAST` up."""
     free = torch.export.Dim.DYNAMIC
     sizes = {0: free(min=1), 2: free(min=LEAST), 3: free(min=LEAST)}
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(quiet_resize())
-        # A size of 1 is a size like others; without this the graph would exclude it.
-        stack.enter_context(
-            symbolic_shapes.patch(  # type: ignore[attr-defined]
-                backed_size_oblivious=True
-            )
-        )
-        stack.enter_context(torch.no_grad())
+    # A size of 1 is a size like others; without this the graph would exclude it.
+    oblivious = symbolic_shapes.patch(backed_size_oblivious=True)
+    with quiet_resize(), oblivious, torch.no_grad():
         return torch.export.export(
             ForAnySize(model).eval(), (torch.randn(TRACED),), dynamic_shapes=(sizes,), strict=False
         )
@@ -56,10 +50,10 @@ class ForAnySize(nn.Module):
 
 
 class AnySize(TorchFunctionMode):
-    """Operations that torch.export would settle for the traced size, in a form for every size.
+    """Replace operations that torch.export would settle for the traced size alone.
 
-    How a tensor lies in memory, and whether one may be seen in another shape without a copy, is
-    such a thing: here every tensor lies as its shape says, and is copied to that end.
+    How a tensor lies in memory, and whether another shape of it takes a copy, is such a thing: here
+    every tensor lies as its shape says, and is copied to that end.
     """
 
     MOVING = (Tensor.permute, Tensor.transpose)
@@ -87,7 +81,7 @@ def copied(x: Tensor) -> Tensor:
 
 
 def product(x: Tensor, y: Tensor) -> Tensor:
-    """Multiply, `x @ y`, (..., M, K) and (..., K, N), of which `@` would decide how to do it."""
+    """Multiply (..., M, K) and (..., K, N), for which `@` would choose a way by their sizes."""
     batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     shape = (*batch, x.shape[-2], y.shape[-1])
     x, y = (copied(one.expand(*batch, *one.shape[-2:])).flatten(0, -3) for one in (x, y))
@@ -107,20 +101,16 @@ def average_pool(x: Tensor, output_size: Any) -> Tensor:
 
 def averages(bins: int, size: int, like: Tensor) -> Tensor:
     """Make (bins, size): row i means over floor(i * size / bins) to ceil((i + 1) * size / bins)."""
-    place = torch.arange(size, device=like.device)
+    position = torch.arange(size, device=like.device)
     i = torch.arange(bins, device=like.device)[:, None]
     # The same limits in whole numbers.
-    inside = ((place + 1) * bins > i * size) & (place * bins < (i + 1) * size)
+    inside = ((position + 1) * bins > i * size) & (position * bins < (i + 1) * size)
     inside = inside.to(like.dtype)
     return inside / inside.sum(1, keepdim=True)
 
 
 class Upsample(nn.Module):
-    """Upsample as MMSegmentation's `Upsample` does, which makes ints of the sizes.
-
-    Args:
-        host: the module to stand in for.
-    """
+    """Stand in for MMSegmentation's `Upsample`, which makes ints of the sizes."""
 
     def __init__(self, host: Any) -> None:
         super().__init__()
@@ -137,7 +127,7 @@ class Upsample(nn.Module):
 
 
 def with_own_upsampling(model: nn.Module) -> nn.Module:
-    """Put `Upsample` into a model wherever MMSegmentation's stands; returns the model."""
+    """Put `Upsample` into a model wherever MMSegmentation's stands, and return the model."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child).__module__ == "mmseg.models.utils.wrappers":

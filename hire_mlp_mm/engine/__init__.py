@@ -1,10 +1,10 @@
-"""Train and test without a loss, as a library.
+"""Train and test without losing anything, from Python.
 
-`harden(cfg)` puts every guarantee into a config; `run.train` and `run.test` are the rest of the
-command `hire-mlp`. What a config can name (hooks, loops, samplers, runners) is `hire_mlp_mm.NAME`.
+`harden(cfg)` puts every guarantee into a config. `load_config`, `train` and `test` are what the
+command `hire-mlp` calls. A config names hooks, loops, samplers and runners `hire_mlp_mm.NAME`.
 """
 
 from .harden import harden
-from .run import load, test, train
+from .run import load_config, test, train
 
-__all__ = ["harden", "load", "test", "train"]
+__all__ = ["harden", "load_config", "test", "train"]

@@ -1,4 +1,4 @@
-"""Other ways to run the backbone of a model: compiled, in another type, channels last."""
+"""Run the backbone of a model in another way: fused, compiled, in another type, channels last."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch.fx.experimental import _config
 from ..errors import UserError
 from ..fuse import FusedHireMLP, fuse
 from ..hire_mlp import HireMLPNet
+from ..lean import RecomputedBlock
 from ..registry import HOOKS
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 symbolic_shapes: Any = _config
 GRAPHS = 64  # for each stage and shift, in training and in evaluation; torch allows 8
 
@@ -25,15 +25,19 @@ Backbone = HireMLPNet | FusedHireMLP
 
 
 def backbones(model: nn.Module) -> list[Backbone]:
-    """Return the HireMLP networks in a model.
-
-    Raises:
-        UserError: there is none.
-    """
+    """List the HireMLP networks in a model; raise UserError where there is none."""
     found = [m for m in model.modules() if isinstance(m, (HireMLPNet, FusedHireMLP))]
     if not found:
         raise UserError(f"no HireMLP in {type(model).__name__}; expected a model with one")
     return found
+
+
+def fuse_model(model: nn.Module) -> nn.Module:
+    """Return the exact inference form of a model; raise UserError where it has none."""
+    try:
+        return fuse(model)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
 
 
 @contextmanager
@@ -41,49 +45,41 @@ def compiling() -> Iterator[None]:
     """Set torch's compiler for compiled blocks, within this context alone."""
     config = torch._dynamo.config
     limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
-    with ExitStack() as stack:
-        most = max(getattr(config, limit), GRAPHS)
-        stack.enter_context(config.patch(**{limit: most}))
-        # A map as high as it has channels is chance, and no reason for a graph of its own.
-        stack.enter_context(symbolic_shapes.patch(use_duck_shape=False))
+    graphs = max(getattr(config, limit), GRAPHS)
+    # A map as high as it has channels is a coincidence, which needs no graph of its own.
+    with config.patch(**{limit: graphs}), symbolic_shapes.patch(use_duck_shape=False):
         yield
 
 
 def compile_blocks(backbone: Backbone) -> None:
-    """Compile every block of a backbone, a graph each, for images of any size.
+    """Compile every block of a backbone, to be run within `compiling()` on images of any size.
 
-    Blocks of a stage that shift alike share a graph, so that this takes a fraction of the time of
-    one graph for the whole network, whose sizes grow into long expressions stage by stage. Run
-    them within `compiling()`.
-
-    Raises:
-        UserError: the backbone recomputes blocks, which compiled ones do by themselves.
+    Blocks of a stage that shift alike share a graph, so this takes a fraction of the time of one
+    graph for the whole network, whose sizes grow into long expressions stage by stage.
     """
     stages: Any = backbone.stages
     for stage in stages:
-        if getattr(stage, "with_cp", False):
-            raise UserError("--compile-backbone: expected with_cp=False in the backbone's config")
         for block in stage.blocks:
+            if isinstance(block, RecomputedBlock):
+                raise UserError(
+                    "--compile-backbone: expected with_cp=False in the backbone's config"
+                )
             block.compile(fullgraph=True, dynamic=True)
 
 
 def run_in(backbone: Backbone, dtype: torch.dtype) -> None:
-    """Have a backbone compute in another type; its maps come out in float32 for what reads them."""
-    if isinstance(backbone, FusedHireMLP):  # in the type of its weights
+    """Have a backbone compute in another type, and return its maps in float32."""
+    if isinstance(backbone, FusedHireMLP):  # computes in the type of its weights
         backbone.to(dtype)
         return
-    entered: list[torch.autocast] = []
+    network: Any = backbone
+    forward = network.forward
 
-    def enter(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        entered.append(torch.autocast(inputs[0].device.type, dtype))
-        entered[-1].__enter__()
+    def forward_in_dtype(image: Tensor) -> tuple[Tensor, ...]:
+        with torch.autocast(image.device.type, dtype):
+            return tuple(out.float() for out in forward(image))
 
-    def leave(_: nn.Module, __: Any, outputs: tuple[Tensor, ...] | None) -> Any:
-        entered.pop().__exit__(None, None, None)
-        return outputs and tuple(out.float() for out in outputs)
-
-    backbone.register_forward_pre_hook(enter)
-    backbone.register_forward_hook(leave, always_call=True)
+    network.forward = forward_in_dtype
 
 
 def use_channels_last(model: nn.Module) -> None:
@@ -97,16 +93,16 @@ def use_channels_last(model: nn.Module) -> None:
 
 @HOOKS.register_module()
 class BackboneHook(Hook):
-    """Prepare a runner's model to run in another way, once its weights are loaded.
+    """Change how the backbone of a runner's model runs, once its weights are loaded.
 
     Args:
         fused: put the exact inference form in the model's place (for testing).
-        dtype: type in which the backbone computes, of `DTYPES`; None for the model's own.
+        dtype: type in which the backbone computes, such as `bfloat16`; None for the model's own.
         channels_last: see `use_channels_last`.
         compiled: see `compile_blocks`.
     """
 
-    priority = "LOWEST"  # after an average's weights come in
+    priority = "LOWEST"  # after an average's weights have taken the model's place
 
     def __init__(
         self,
@@ -115,41 +111,30 @@ class BackboneHook(Hook):
         channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
-        self.fused, self.dtype = fused, DTYPES[dtype] if dtype else None
+        self.fused, self.dtype = fused, dtype
         self.channels_last, self.compiled = channels_last, compiled
-        self.settings = ExitStack()  # of the compiler
+        self.compiler_settings = ExitStack()
 
     def before_train(self, runner: Any) -> None:
-        self.prepare(runner)
-
-    def before_test_epoch(self, runner: Any) -> None:
-        self.prepare(runner)
-
-    def after_run(self, runner: Any) -> None:
-        self.settings.close()
-
-    def prepare(self, runner: Any) -> None:
-        """Change the model as the options say.
-
-        Raises:
-            UserError: the model has no HireMLP, or one that cannot be changed so.
-        """
-        holder, name = runner, "model"
-        while is_model_wrapper(getattr(holder, name)):
-            holder, name = getattr(holder, name), "module"
+        """Change the model; raise UserError where it cannot be changed so."""
+        owner, name = runner, "model"
+        while is_model_wrapper(getattr(owner, name)):
+            owner, name = getattr(owner, name), "module"
         if self.fused:
-            try:
-                setattr(holder, name, fuse(getattr(holder, name)))
-                runner.logger.info("testing the exact inference form: BatchNorm is folded")
-            except ValueError as error:
-                raise UserError(f"--{error}") from error
-        model = getattr(holder, name)
+            setattr(owner, name, fuse_model(getattr(owner, name)))
+            runner.logger.info("testing the exact inference form: BatchNorm is folded")
+        model = getattr(owner, name)
         for backbone in backbones(model):
             if self.dtype is not None:
-                run_in(backbone, self.dtype)
+                run_in(backbone, getattr(torch, self.dtype))
             if self.compiled:
                 compile_blocks(backbone)
         if self.compiled:
-            self.settings.enter_context(compiling())
+            self.compiler_settings.enter_context(compiling())
         if self.channels_last:
             use_channels_last(model)
+
+    before_test_epoch = before_train
+
+    def after_run(self, runner: Any) -> None:
+        self.compiler_settings.close()

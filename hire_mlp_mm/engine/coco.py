@@ -4,45 +4,62 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import DataError
 
 LISTS = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name")}
+ORDER = "(metainfo.classes, in the file's order)"
 ANNOTATION = ("id", "image_id", "category_id", "bbox", "area")
 
 
 def check_coco(content: dict[str, Any], dataset: Any) -> None:
-    """Raise DataError where a COCO file would make a wrong figure, or none.
+    """Raise DataError where a COCO file would make a wrong figure, or none."""
+    for fault in faults(content, dataset):
+        raise DataError(f"annotation file {dataset.ann_file}{fault}")
 
-    Annotations of boxes that the data set skips are checked, too, as evaluators use them.
-    """
-    path = dataset.ann_file
+
+def faults(content: dict[str, Any], dataset: Any) -> Iterator[str]:
+    """Yield what is wrong with a COCO file, for a line that begins with its name."""
     for key, fields in LISTS.items():
-        check_records(content, path, key, fields)
-    check_names(content, path, list(dataset.metainfo["classes"]))
+        yield from faults_of_records(content.get(key), key, fields)
+    # mmdet numbers labels in the file's order and names them in that of the classes.
+    classes = list(dataset.metainfo["classes"])
+    names = [category["name"] for category in content["categories"]]
+    found = [name for name in names if name in classes]
+    if missing := [name for name in classes if name not in names]:
+        yield f" has no category {few(missing)}, which the config's classes name {ORDER}"
+    if found != classes:
+        yield f" has the categories {few(found)}; expected the config's {few(classes)} {ORDER}"
     if "annotations" not in content and not (dataset.filter_cfg or {}).get("filter_empty_gt"):
         return  # images alone, to be predicted or without labels
-    check_records(content, path, "annotations", ANNOTATION)
-    sizes = {one["id"]: [one["height"], one["width"]] for one in content["images"]}
-    for one in content["annotations"]:
-        box = one["bbox"]
+    yield from faults_of_records(content.get("annotations"), "annotations", ANNOTATION)
+    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+    for annotation in content["annotations"]:  # evaluators use those that the data set skips, too
+        number, box = annotation["id"], annotation["bbox"]
         if not (isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))):
-            raise DataError(
-                f"annotation file {path}: annotation {one['id']} has the box {box}; "
-                "expected x, y, width and height"
-            )
-        mask, size = one.get("segmentation"), sizes.get(one["image_id"])
+            yield f": annotation {number} has the box {box}; expected x, y, width and height"
+        mask, size = annotation.get("segmentation"), sizes.get(annotation["image_id"])
         if isinstance(mask, dict) and size and list(mask.get("size", ())) != size:
-            raise DataError(
-                f"annotation file {path}: the mask of annotation {one['id']} has the size "
-                f"{mask.get('size')}; expected {size} (height, width) as its image"
+            yield (
+                f": the mask of annotation {number} has the size {mask.get('size')}; expected "
+                f"{size} (height, width) as its image"
             )
+
+
+def faults_of_records(records: Any, key: str, fields: tuple[str, ...]) -> Iterator[str]:
+    """Yield what is wrong with a list of records that have some fields."""
+    if not isinstance(records, list):
+        yield f": expected COCO's format, with a list {key!r}"
+    for record in records:
+        if missing := [name for name in fields if name not in record]:
+            number = record.get("id", "without id")
+            yield f": record {number} of {key!r} lacks {', '.join(missing)}"
 
 
 def few(names: Iterable[str]) -> str:
-    """Join the first of some names."""
+    """Join the first five of some names."""
     names = list(names)
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
@@ -52,59 +69,28 @@ def is_finite(number: Any) -> bool:
     return isinstance(number, (int, float)) and math.isfinite(number)
 
 
-def check_records(content: dict[str, Any], path: str, key: str, fields: tuple[str, ...]) -> None:
-    """Raise DataError unless `content[key]` is a list of records with these fields."""
-    records = content.get(key)
-    if not isinstance(records, list):
-        raise DataError(f"annotation file {path}: expected COCO's format, with a list {key!r}")
-    for record in records:
-        missing = [name for name in fields if name not in record]
-        if missing:
-            number = record.get("id", "without id")
-            raise DataError(
-                f"annotation file {path}: record {number} of {key!r} lacks {', '.join(missing)}"
-            )
-
-
-def check_names(content: dict[str, Any], path: str, classes: list[str]) -> None:
-    """Raise DataError unless the file's categories are the classes, in their order.
-
-    mmdet numbers labels in the file's order and names them in that of the classes.
-    """
-    names = [one["name"] for one in content["categories"]]
-    found = [name for name in names if name in classes]
-    if found == classes:
-        return
-    missing = [name for name in classes if name not in names]
-    if missing:
-        what = f"has no category {few(missing)}, which the config's classes name"
-    else:
-        what = f"has the categories {few(found)}; expected the config's {few(classes)}"
-    raise DataError(f"annotation file {path} {what} (metainfo.classes, in the file's order)")
-
-
 def count_skipped(content: dict[str, Any], dataset: Any) -> Counter[str]:
     """Count the boxes of a COCO file that a data set leaves out, by reason, in the host's order."""
     skipped: Counter[str] = Counter()
-    images = {one["id"]: (one["width"], one["height"]) for one in content["images"]}
-    names = {one["id"]: one["name"] for one in content["categories"]}
-    used = set(dataset.cat_ids)
     others: Counter[str] = Counter()
-    for one in content.get("annotations", ()):
-        left, top, width, height = one["bbox"]
-        across, down = images.get(one["image_id"], (0, 0))
-        if one["image_id"] not in images:
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    used = set(dataset.cat_ids)
+    for annotation in content.get("annotations", ()):
+        left, top, width, height = annotation["bbox"]
+        across, down = sizes.get(annotation["image_id"], (0, 0))
+        category = annotation["category_id"]
+        if annotation["image_id"] not in sizes:
             skipped["of images that the file does not list"] += 1
-        elif one.get("ignore", False):
+        elif annotation.get("ignore", False):
             skipped["marked to be ignored"] += 1
-        elif one["area"] <= 0 or width < 1 or height < 1:
+        elif annotation["area"] <= 0 or width < 1 or height < 1:
             skipped["of zero area or thinner than a pixel"] += 1
         elif min(left + width, across) <= max(left, 0) or min(top + height, down) <= max(top, 0):
             skipped["outside their image"] += 1
-        elif one["category_id"] not in used:
-            others[str(names.get(one["category_id"], one["category_id"]))] += 1
+        elif category not in used:
+            others[str(names.get(category, category))] += 1
     if others:
-        skipped[f"of categories that are not among the classes ({few(sorted(others))})"] = (
-            others.total()
-        )
+        reason = f"of categories that are not among the classes ({few(sorted(others))})"
+        skipped[reason] = others.total()
     return skipped

@@ -1,4 +1,4 @@
-"""Training stops where its loss or its weights are no longer numbers, before anything is spoilt."""
+"""Stop training where its loss or its weights are no longer numbers, before anything is spoilt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -24,88 +24,69 @@ class FiniteHook(Hook):
     """Stop training on a loss, a gradient or a weight that is NaN or infinite.
 
     The check stands right before the optimizer's step (torch's own hook for it): no weight has seen
-    the loss yet, and the one number that it waits for is there by then. (mmengine waits for each
-    iteration's losses, to log them, and for the gradients' norm, to clip them.) All processes of
-    a run stop together. Under a gradient scaler infinite gradients are part of the game, and the
-    loss alone counts, as soon as the iteration is over; the scaler takes no step with it. So it is
-    under DeepSpeed, whose optimizers have no such hook.
+    the loss yet, and the one number that the check waits for is there by then. (mmengine waits for
+    each iteration's losses, to log them, and for the gradients' norm, to clip them.) All processes
+    of a run stop together. Under a gradient scaler infinite gradients are part of the game: the
+    scaler takes no step with them, and the loss alone counts, as soon as the iteration is over. So
+    it is under DeepSpeed, whose optimizers have no such hook.
     """
 
     priority = "VERY_HIGH"  # before an iteration's figures, average and checkpoint are written
 
     def __init__(self) -> None:
-        self.losses: dict[str, Tensor] = {}
+        self.loss = torch.zeros(())
         self.batch: Any = None
         self.checked = False  # this iteration
 
     def __deepcopy__(self, memo: Any) -> FiniteHook:
-        return self  # of a copy of the model, such as an average's, too
+        return self  # in copies of the model, such as an average's, too
 
     def before_train(self, runner: Any) -> None:
         unwrapped(runner.model).register_forward_hook(self.remember)
-        for wrapper in wrappers(runner.optim_wrapper):
-            torchs = isinstance(wrapper.optimizer, Optimizer)
-            if torchs and not hasattr(wrapper, "loss_scaler"):
-                check = partial(self.check_step, runner)
-                wrapper.optimizer.register_step_pre_hook(check)
+        wrapped = runner.optim_wrapper
+        for wrapper in wrapped.values() if isinstance(wrapped, OptimWrapperDict) else [wrapped]:
+            if isinstance(wrapper.optimizer, Optimizer) and not hasattr(wrapper, "loss_scaler"):
+                wrapper.optimizer.register_step_pre_hook(partial(self.check_step, runner))
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        self.batch, self.losses, self.checked = data_batch, {}, False
+        self.batch, self.loss, self.checked = data_batch, torch.zeros(()), False
 
     def remember(self, model: nn.Module, inputs: Any, outputs: Any) -> None:
-        """Keep the losses of a forward pass, as a model of mmengine returns them in training."""
+        """Keep the loss of a forward pass in training, as `BaseModel.parse_losses` sums it up."""
         if model.training and isinstance(outputs, dict):
-            self.losses = {k: detached(v) for k, v in outputs.items() if "loss" in k}
-
-    @property
-    def loss(self) -> Tensor:
-        """Return the sum that is minimised, as `BaseModel.parse_losses` makes it, or else 0."""
-        return sum(self.losses.values(), torch.zeros(()))
+            self.loss = total([value for key, value in outputs.items() if "loss" in key])
 
     def check_step(self, runner: Any, optimizer: Optimizer, *_: Any) -> None:
-        """Look at the loss and the gradients that an optimizer is about to follow.
-
-        Raises:
-            UserError: names the iteration and the images.
-        """
-        self.check(runner, self.loss.isfinite() & largest_gradient(optimizer).isfinite())
+        """Look at the loss, and at the gradients that an optimizer is about to follow."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        largest = nn.utils.get_total_norm(gradients, norm_type=float("inf"))
+        self.check(runner, self.loss.isfinite() & largest.isfinite())
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Look at the loss where the optimizer's step was left out: by a scaler, or to accumulate.
-
-        Raises:
-            UserError: names the iteration and the images.
-        """
-        if not self.checked:
+        if not self.checked:  # no step was taken, because of a scaler, or to accumulate gradients
             self.check(runner, self.loss.isfinite())
 
     def check(self, runner: Any, finite: Tensor) -> None:
-        """Stop all processes of a run if one has come upon something that is not finite.
-
-        Raises:
-            UserError: names the iteration and the images.
-        """
+        """Stop all processes by a UserError if one has found something that is not finite."""
         self.checked = True
         stop = (~finite).int()
         all_reduce(stop, "max")
-        if stop:
-            raise UserError(self.message(runner, float(self.loss)))
-
-    def message(self, runner: Any, loss: float) -> str:
-        """Tell what happened, in the words of all processes."""
-        found = all_gather_object((loss, [path for path, _ in samples(self.batch)]))
-        bad = [one for one in found if not math.isfinite(one[0])]
-        what = (
-            f"the loss is {bad[0][0]}" if bad else f"a gradient is NaN or Inf (the loss is {loss})"
-        )
-        images = [path for _, paths in bad or found for path in paths]
+        if not stop:
+            return
+        loss = float(self.loss)
+        from_all = all_gather_object((loss, [path for path, _ in samples(self.batch)]))
+        bad = [pair for pair in from_all if not math.isfinite(pair[0])]
+        found = f"a gradient is NaN or Inf (the loss is {loss})"
+        if bad:
+            found = f"the loss is {bad[0][0]}"
+        images = ", ".join(path for _, paths in bad or from_all for path in paths)
         rate = next(iter(runner.optim_wrapper.get_lr().values()))[0]
-        return (
-            f"iteration {runner.iter + 1}: {what}, with the images "
-            f"{', '.join(images)} and the learning rate "
-            f"{rate:.3g}; {kept(runner)}"
+        raise UserError(
+            f"iteration {runner.iter + 1}: {found}, with the images {images} and the learning rate "
+            f"{rate:.3g}; {last_checkpoint(runner)}"
         )
 
 
@@ -116,47 +97,26 @@ class FiniteCheckpointHook(Hook):
     priority = "LOWEST"  # sees a checkpoint as it is written, averages swapped in
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Look at the weights that are about to be written.
-
-        Raises:
-            UserError: names the first such tensor.
-        """
         weights = dict(unwrapped(runner.model).named_parameters())
         for part in ("state_dict", "ema_state_dict"):
             for name, value in checkpoint.get(part, {}).items():
                 # A buffer may be infinite, as masks of attention are.
                 is_weight = name.removeprefix("module.") in weights
-                if (value.isfinite() if is_weight else ~value.isnan()).all():
-                    continue
-                raise UserError(
-                    f"iteration {runner.iter + 1}: {name} is NaN or Inf, and was not saved; "
-                    f"{kept(runner)}"
-                )
+                if not (value.isfinite() if is_weight else ~value.isnan()).all():
+                    raise UserError(
+                        f"iteration {runner.iter + 1}: {name} is NaN or Inf, and was not saved; "
+                        f"{last_checkpoint(runner)}"
+                    )
 
 
-def wrappers(optimizers: Any) -> list[BaseOptimWrapper]:
-    """Return mmengine's wrapper of each optimizer of a training."""
-    return list(optimizers.values()) if isinstance(optimizers, OptimWrapperDict) else [optimizers]
+def total(losses: Any) -> Tensor:
+    """Add up losses, in lists or not, to one number, which stays on its device."""
+    if isinstance(losses, Tensor):
+        return losses.detach().mean().float()
+    return sum(map(total, losses), torch.zeros(()))
 
 
-def detached(loss: Any) -> Tensor:
-    """Return a loss, or the sum of a list of them, as one number; it stays on its device."""
-    parts = loss if isinstance(loss, (list, tuple)) else [loss]
-    return sum((part.detach().mean().float() for part in parts), torch.zeros(()))
-
-
-def kept(runner: Any) -> str:
-    """Say where to go on from."""
+def last_checkpoint(runner: Any) -> str:
+    """Say from where a training can go on."""
     noted = read_note(runner.work_dir)
     return f"the last checkpoint is {noted}" if noted else "no checkpoint was saved yet"
-
-
-def largest_gradient(optimizer: Optimizer) -> Tensor:
-    """Return the largest absolute value in all gradients; NaN if there is one."""
-    gradients = [
-        parameter.grad
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    return nn.utils.get_total_norm(gradients, norm_type=float("inf"))

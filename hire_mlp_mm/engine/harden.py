@@ -1,4 +1,4 @@
-"""Config in, config out: every guarantee of a run, in any config of the three hosts."""
+"""Put every guarantee of a run into a config of the three hosts: config in, config out."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ def harden(cfg: Config | dict[str, Any]) -> Config:
     - names the file of the data that is wrong;
     - reads checkpoints as data, and compares them with the model.
 
-    docs/reliability.md says what holds where.
-
-    Checkpoints are read as data by all of the process that runs it, `torch.load` included.
+    docs/reliability.md says what holds where. All of the process that runs the result reads
+    checkpoints as data, `torch.load` included.
 
     Args:
         cfg: of MMDetection, MMSegmentation or MMPretrain, with its `default_scope`; it is left as
@@ -74,9 +73,9 @@ def import_package(cfg: Config) -> None:
         cfg.custom_imports = dict(imports=[*names, SCOPE], allow_failed_imports=allowed)
 
 
-def ours(part: dict[str, Any]) -> bool:
+def ours(part: Any) -> bool:
     """Tell whether a part of a config is of this package."""
-    return str(part.get("type", "")).startswith(f"{SCOPE}.")
+    return bool(part) and str(part.get("type", "")).startswith(f"{SCOPE}.")
 
 
 def name_of(kind: Any) -> str:
@@ -85,20 +84,18 @@ def name_of(kind: Any) -> str:
 
 
 def harden_loader(loader: ConfigDict, training: bool) -> None:
-    """Have a data loader's files checked, its workers end with it, and its batches know a place."""
-    dataset = loader.get("dataset")
-    if isinstance(dataset, dict):
-        harden_dataset(dataset)
+    """Have a data loader's files checked, its batches placed, and its workers end with it."""
+    if isinstance(loader.get("dataset"), dict):
+        harden_dataset(loader.dataset)
     then = loader.get("worker_init_fn")
-    if not (then and ours(then)):
-        start: dict[str, Any] = dict(type=f"{SCOPE}.start_worker")
+    if not ours(then):
+        loader.worker_init_fn = dict(type=f"{SCOPE}.start_worker")
         if then:
-            start["then"] = then
+            loader.worker_init_fn.then = then
         if loader.pop("disable_subprocess_warning", False):
-            start["quiet"] = True
-        loader.worker_init_fn = start
+            loader.worker_init_fn.quiet = True
     batches = loader.get("batch_sampler")
-    if training and isinstance(loader.get("sampler"), dict) and not (batches and ours(batches)):
+    if training and isinstance(loader.get("sampler"), dict) and not ours(batches):
         loader.batch_sampler = dict(type=f"{SCOPE}.PlacedBatchSampler")
         if batches:
             loader.batch_sampler.batch_sampler = batches
@@ -108,30 +105,28 @@ def harden_loader(loader: ConfigDict, training: bool) -> None:
 
 def harden_dataset(dataset: ConfigDict) -> None:
     """Have the data sets that read files guarded, within concatenated, repeated and mixed ones."""
-    inner = [dataset.get("dataset"), *(dataset.get("datasets") or ())]
-    inner = [one for one in inner if isinstance(one, dict)]
-    for one in inner:
-        harden_dataset(one)
-    # One that is made within a function cannot be found by a name.
+    parts = [dataset.get("dataset"), *(dataset.get("datasets") or ())]
+    inner = [part for part in parts if isinstance(part, dict)]
+    for part in inner:
+        harden_dataset(part)
+    # A class that is made within a function cannot be found by a name.
     if not inner and "type" in dataset and not ours(dataset) and "<" not in name_of(dataset.type):
         dataset.type = f"{SCOPE}.{name_of(dataset.type)}"
 
 
 def harden_evaluators(evaluators: Any) -> None:
     """Have the annotation files of metrics named where they cannot be read."""
-    for one in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        if isinstance(one, dict) and "metrics" in one:
-            harden_evaluators(one["metrics"])
-        elif isinstance(one, dict) and one.get("ann_file") and not ours(one):
-            one["type"] = f"{SCOPE}.{name_of(one['type'])}"
+    for part in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        if isinstance(part, dict) and "metrics" in part:
+            harden_evaluators(part["metrics"])
+        elif isinstance(part, dict) and part.get("ann_file") and not ours(part):
+            part["type"] = f"{SCOPE}.{name_of(part['type'])}"
 
 
 def harden_loop(train_cfg: ConfigDict) -> None:
     """Have a training begin its data where its checkpoint was."""
-    by_epoch = train_cfg.pop("by_epoch", None)
-    kind = train_cfg.get("type")
-    if kind is None:
-        kind = LOOPS[0] if by_epoch or by_epoch is None else LOOPS[1]
+    by_epoch = train_cfg.pop("by_epoch", True)
+    kind = train_cfg.get("type") or (LOOPS[0] if by_epoch else LOOPS[1])
     name = name_of(kind).rpartition(".")[2]
     # Another loop (of a host, or the user's) goes its own way: its data begin anew.
     train_cfg.type = f"{SCOPE}.{name}" if name in LOOPS else kind
@@ -139,17 +134,14 @@ def harden_loop(train_cfg: ConfigDict) -> None:
 
 def harden_hooks(cfg: Config) -> None:
     """Put this package's hooks into a config."""
-    default = cfg.setdefault("default_hooks", ConfigDict())
-    if default is None:
-        default = cfg.default_hooks = ConfigDict()
-    default.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
+    if not cfg.get("default_hooks"):
+        cfg.default_hooks = ConfigDict()
+    cfg.default_hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
     hooks = list(cfg.get("custom_hooks") or ())
-    for hook in [*default.values(), *hooks]:
-        if isinstance(hook, dict) and name_of(hook.get("type", "")).rpartition(".")[2] == (
-            "CheckpointHook"
-        ):
+    given = [hook for hook in [*cfg.default_hooks.values(), *hooks] if isinstance(hook, dict)]
+    for hook in given:
+        if name_of(hook.get("type", "")).rpartition(".")[2] == "CheckpointHook":
             hook["type"] = f"{SCOPE}.CheckpointHook"
-    there = [hook.get("type") for hook in hooks if isinstance(hook, dict)]
+    types = [hook.get("type") for hook in given]
     names = [f"{SCOPE}.{name}" for name in HOOKS]
-    hooks += [ConfigDict(type=name) for name in names if name not in there]
-    cfg.custom_hooks = hooks
+    cfg.custom_hooks = [*hooks, *(ConfigDict(type=name) for name in names if name not in types)]

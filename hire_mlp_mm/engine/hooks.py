@@ -1,10 +1,8 @@
-"""All hooks of the engine: those that keep a training's place stand here.
-
-A config names them `hire_mlp_mm.NAME`.
-"""
+"""Keep a training's place; with the import of this file, all hooks of the engine are registered."""
 
 from __future__ import annotations
 
+import bisect
 import time
 from typing import Any
 
@@ -14,25 +12,8 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from ..errors import UserError
 from ..registry import HOOKS
-from .backbones import BackboneHook
-from .batches import BatchHook, ClassesHook
-from .checkpoints import CheckpointHook, LoadHook
-from .finite import FiniteCheckpointHook, FiniteHook
-from .loops import validation_is_due
+from . import backbones, batches, checkpoints, finite  # noqa: F401  which register theirs
 from .randomness import STEP, VALIDATION, PlacedBatchSampler, seed_everything
-
-__all__ = [
-    "BackboneHook",
-    "BatchHook",
-    "CatchUpHook",
-    "CheckpointHook",
-    "ClassesHook",
-    "FiniteCheckpointHook",
-    "FiniteHook",
-    "LoadHook",
-    "OneModelHook",
-    "PlaceHook",
-]
 
 
 @HOOKS.register_module()
@@ -42,13 +23,13 @@ class PlaceHook(Hook):
     priority = "HIGHEST"  # before anything draws or saves
 
     def __init__(self) -> None:
-        self.batches: PlacedBatchSampler | None = None  # of a loader that harden() prepared
+        self.batches: PlacedBatchSampler | None = None  # of a loader that `harden` prepared
         self.done = 0  # batches of this epoch
         self.validated = False
 
     def before_train(self, runner: Any) -> None:
-        batches = runner.train_dataloader.batch_sampler
-        self.batches = batches if isinstance(batches, PlacedBatchSampler) else None
+        sampler = runner.train_dataloader.batch_sampler
+        self.batches = sampler if isinstance(sampler, PlacedBatchSampler) else None
 
     def before_train_epoch(self, runner: Any) -> None:
         if self.batches is not None and isinstance(runner.train_loop, EpochBasedTrainLoop):
@@ -73,10 +54,8 @@ class PlaceHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         meta = checkpoint["meta"]
-        if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            meta["place"] = (meta["epoch"], self.done)
-        else:
-            meta["place"] = (0, meta["iter"])
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        meta["place"] = (meta["epoch"], self.done) if by_epoch else (0, meta["iter"])
         meta["validated"] = self.validated
         meta["saved"] = time.time()
         if self.batches is not None:
@@ -99,9 +78,9 @@ class OneModelHook(Hook):
 
 @HOOKS.register_module()
 class CatchUpHook(Hook):
-    """Validate what was saved and, for a crash between, not validated any more.
+    """Validate a model that was saved, but not validated before the crash.
 
-    It would never be validated at this place, where its best checkpoint may be.
+    The training would never validate it, though it may be the best one.
     """
 
     priority = "LOWEST"  # when all is ready
@@ -116,9 +95,13 @@ class CatchUpHook(Hook):
                 f"this process has not loaded {start.path}, from which the first one goes on: "
                 f"the work dir {runner.work_dir} has to be one for all machines of a run"
             )
-        if "place" not in start.meta or start.meta["validated"]:
+        if "place" not in start.meta or start.meta["validated"] or runner.val_loop is None:
             return
-        within_epoch = isinstance(loop, EpochBasedTrainLoop) and start.meta["place"][1]
-        if not within_epoch and validation_is_due(loop):
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        now, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+        interval = loop.dynamic_intervals[bisect.bisect(loop.dynamic_milestones, now + 1) - 1]
+        is_due = now >= max(loop.val_begin, 1) and (now % interval == 0 or now == end)
+        within_epoch = by_epoch and start.meta["place"][1]
+        if is_due and not within_epoch:
             runner.logger.info("validating what was saved and not validated any more")
             runner.val_loop.run()

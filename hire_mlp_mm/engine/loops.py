@@ -1,8 +1,8 @@
-"""mmengine's training loops, which begin the data where their checkpoint was."""
+"""Offer mmengine's training loops with data that begin where their checkpoint was."""
 
 from __future__ import annotations
 
-import bisect
+import itertools
 from typing import Any
 
 from mmengine.dist import get_rank
@@ -18,22 +18,21 @@ from .randomness import PlacedBatchSampler, seed_everything
 from .resume import Start, choose_start
 
 
-def begin(
+def build_data(
     runner: Any, dataloader: DataLoader | dict[str, Any], by_epoch: bool
 ) -> tuple[DataLoader, Start | None]:
-    """Build a training's data, at the place where it is to begin.
-
-    Returns:
-        The loader, and the checkpoint that the training goes on from, if it does.
-
-    Raises:
-        UserError: there are checkpoints, and none that could be gone on from.
-    """
+    """Build a training's data where it is to begin; return the checkpoint it goes on from, too."""
     start = choose_start(runner)
     meta = start.meta if start else {}
-    seed = take_up_seed(runner, meta.get("seed"))
+    randomness = runner.cfg.get("randomness") or {}
+    seeds_differ = bool(randomness.get("diff_rank_seed"))  # from process to process
+    seed, saved = int(runner.seed), meta.get("seed")
+    if saved is not None:  # mmengine takes it up later, when the data's order is drawn already
+        seed = saved + get_rank() if seeds_differ else saved
+        if seed != runner.seed and isinstance(runner, Runner):
+            runner.set_randomness(**{**randomness, "seed": saved})
     seed_everything(seed)
-    loader: DataLoader = runner.build_dataloader(dataloader, seed, draws_apart(runner))
+    loader: DataLoader = runner.build_dataloader(dataloader, seed, seeds_differ)
     batches = loader.batch_sampler
     if isinstance(batches, PlacedBatchSampler):
         # A checkpoint of mmengine's own hook has no place.
@@ -44,75 +43,27 @@ def begin(
     return loader, start
 
 
-def draws_apart(runner: Any) -> bool:
-    """Tell whether each process of a run has a seed of its own."""
-    return bool((runner.cfg.get("randomness") or {}).get("diff_rank_seed"))
-
-
-def take_up_seed(runner: Any, saved: int | None) -> int:
-    """Give a run the seed of the one that it goes on from, before the data's order is drawn.
-
-    mmengine takes it up later.
-
-    Args:
-        runner: whose training begins.
-        saved: the first process's seed in a checkpoint, if there is one.
-
-    Returns:
-        The seed of this process.
-    """
-    if saved is None:
-        return int(runner.seed)
-    seed = saved + get_rank() if draws_apart(runner) else saved
-    if seed != runner.seed and isinstance(runner, Runner):
-        runner.set_randomness(**{**(runner.cfg.get("randomness") or {}), "seed": saved})
-    return seed
-
-
-def validation_is_due(loop: HostEpochs | HostIterations) -> bool:
-    """Tell whether a training that has come to where its loop is has to validate there."""
-    if loop.runner.val_loop is None:
-        return False
-    by_epoch = isinstance(loop, HostEpochs)
-    now, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
-    step = bisect.bisect(loop.dynamic_milestones, now + 1)
-    loop.val_interval = loop.dynamic_intervals[step - 1]
-    return bool(now >= max(loop.val_begin, 1) and (now % loop.val_interval == 0 or now == end))
-
-
 @LOOPS.register_module()
 class EpochBasedTrainLoop(HostEpochs):
-    """Train by epochs, from where the checkpoint was on; the options are mmengine's."""
+    """Train by epochs, from the checkpoint's place in the data; the options are mmengine's."""
 
     def __init__(self, runner: Any, dataloader: Any, *args: Any, **options: Any) -> None:
-        dataloader, self.start = begin(runner, dataloader, by_epoch=True)
+        dataloader, self.start = build_data(runner, dataloader, by_epoch=True)
         super().__init__(runner, dataloader, *args, **options)
 
 
 @LOOPS.register_module()
 class IterBasedTrainLoop(HostIterations):
-    """Train by iterations, from where the checkpoint was on; the options are mmengine's.
-
-    mmengine's own loop loads all batches that were trained on, to pass over them.
-    """
+    """Train by iterations, from the checkpoint's place in the data; the options are mmengine's."""
 
     def __init__(self, runner: Any, dataloader: Any, *args: Any, **options: Any) -> None:
-        dataloader, self.start = begin(runner, dataloader, by_epoch=False)
+        dataloader, self.start = build_data(runner, dataloader, by_epoch=False)
         super().__init__(runner, dataloader, *args, **options)
 
     def run(self) -> nn.Module:
         """Train to the end; return the model."""
-        runner = self.runner
-        runner.call_hook("before_train")
-        runner.call_hook("before_train_epoch")  # all of it is one, for hooks
-        if not isinstance(self.dataloader.batch_sampler, PlacedBatchSampler):
-            for _ in range(self.iter):  # of a sampler that no config has made
-                next(self.dataloader_iterator)
-        while self.iter < self.max_iters and not self.stop_training:
-            runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
-            if validation_is_due(self):
-                runner.val_loop.run()
-        runner.call_hook("after_train_epoch")
-        runner.call_hook("after_train")
-        return runner.model
+        if isinstance(self.dataloader.batch_sampler, PlacedBatchSampler):
+            # mmengine's loop would load all batches that were trained on, to pass over them.
+            passed_over = itertools.repeat(None, self.iter)
+            self.dataloader_iterator: Any = itertools.chain(passed_over, self.dataloader_iterator)
+        return super().run()

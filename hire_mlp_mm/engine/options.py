@@ -12,16 +12,8 @@ from ..errors import UserError
 from ..registry import SCOPE
 
 
-def mixed_precision(cfg: Config, dtype: str = "float16") -> None:
-    """Have a training compute in half precision, on a GPU.
-
-    Args:
-        cfg: is changed.
-        dtype: `float16` or `bfloat16`.
-
-    Raises:
-        UserError: there is no GPU.
-    """
+def mixed_precision(cfg: Config, dtype: str) -> None:
+    """Have a training compute in `float16` or `bfloat16`; raise UserError without a GPU."""
     if get_device() == "cpu":
         raise UserError("--amp needs a GPU, and none was found; leave it out")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
@@ -30,11 +22,7 @@ def mixed_precision(cfg: Config, dtype: str = "float16") -> None:
 
 
 def scale_lr(cfg: Config) -> None:
-    """Have the learning rate scaled by the batch size over the recipe's.
-
-    Raises:
-        UserError: the config does not say for which batch size its rate is.
-    """
+    """Have the learning rate scaled by the batch size over the one that the config names."""
     if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
         raise UserError(f"--auto-scale-lr: {cfg.filename} has no auto_scale_lr.base_batch_size")
     cfg.auto_scale_lr.enable = True
@@ -49,29 +37,16 @@ def check_processes(cfg: Config) -> None:
         )
 
 
-def run_backbone(
-    cfg: Config,
-    fuse: bool = False,
-    dtype: str | None = None,
-    channels_last: bool = False,
-    compiled: bool = False,
-) -> None:
-    """Have the backbone run in another way; see `engine.backbones.BackboneHook`."""
-    options: dict[str, Any] = dict(
-        fused=fuse, dtype=dtype, channels_last=channels_last, compiled=compiled
-    )
-    options = {key: value for key, value in options.items() if value}
-    if options:
-        hook = ConfigDict(type=f"{SCOPE}.BackboneHook", **options)
+def run_backbone(cfg: Config, **options: Any) -> None:
+    """Have the backbone run in another way; the options are those of `BackboneHook`."""
+    if any(options.values()):
+        chosen = {key: value for key, value in options.items() if value}
+        hook = ConfigDict(type=f"{SCOPE}.BackboneHook", **chosen)
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:
-    """Have every prediction of a test drawn beside its ground truth into a folder.
-
-    Raises:
-        UserError: the config has no hook that draws.
-    """
+    """Have every prediction of a test drawn beside its ground truth into a folder."""
     hook = cfg.default_hooks.get("visualization")
     if hook is None:
         raise UserError("--show-dir: the config's default_hooks have no visualization hook")
@@ -87,11 +62,7 @@ def draw_predictions(cfg: Config, folder: str) -> None:
 
 
 def augment_tests(cfg: Config) -> None:
-    """Wrap the model and the data for test-time augmentation, as the config has it.
-
-    Raises:
-        UserError: it has none.
-    """
+    """Wrap the model and the data for test-time augmentation, as the config has it."""
     if "tta_model" not in cfg or "tta_pipeline" not in cfg:
         raise UserError("--tta: the config has no tta_model and tta_pipeline")
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
@@ -99,11 +70,7 @@ def augment_tests(cfg: Config) -> None:
 
 
 def dump_predictions(cfg: Config, file: str) -> None:
-    """Have the predictions of a test written to a new file.
-
-    Raises:
-        UserError: the file exists, or its name is not that of a pickle.
-    """
+    """Have the predictions of a test written to a new file, a pickle."""
     if os.path.exists(file):
         raise UserError(f"--out {file} exists already; name a new file")
     if not file.endswith((".pkl", ".pickle")):

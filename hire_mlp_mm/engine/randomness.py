@@ -1,4 +1,4 @@
-"""Randomness by place.
+"""Draw everything that is random by its place.
 
 Where a batch stands in the stream of data (its epoch and its number in it) and the training's
 seed say which images it holds and how each of them is augmented; the iteration's number says what
@@ -13,6 +13,7 @@ import os
 import random
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ STEP, VALIDATION, SAMPLE, ORDER = range(4)
 
 
 def seed_everything(*place: int) -> None:
-    """Seed Python's, numpy's and torch's generators with numbers that together say where we are."""
+    """Seed Python's, numpy's and torch's generators with numbers that together name a place."""
     seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -49,22 +50,17 @@ def set_state(state: tuple[Any, ...]) -> None:
     torch.set_rng_state(state[2])
 
 
+@dataclass
 class Batch(Sequence[int]):
-    """Hold the indices of a batch's samples; going through them seeds the process for each.
+    """Hold the indices of a batch's samples, and seed the process before each is handed out.
 
-    A data loader's worker goes through them to load the samples, so each is augmented as its place
-    says, in whichever process.
-
-    Args:
-        indices: of the samples.
-        seed: of the training, and the rank.
-        place: epoch of the batch, and its number in it.
+    A data loader's worker takes them one by one to load the samples, so each is augmented as its
+    place says, in whichever process.
     """
 
-    def __init__(
-        self, indices: Sequence[int], seed: tuple[int, ...], place: tuple[int, int]
-    ) -> None:
-        self.indices, self.seed, self.place = list(indices), seed, place
+    indices: Sequence[int]
+    seed: tuple[int, ...]  # of the training, and the rank
+    place: tuple[int, int]  # epoch of the batch, and its number in it
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -82,13 +78,7 @@ class Batch(Sequence[int]):
 class PlacedBatchSampler:
     """Sample batches from any place of the stream on.
 
-    Args:
-        sampler: of the indices.
-        batch_size: indices in a batch.
-        batch_sampler: config of the batch sampler that groups them; None for torch's own.
-        drop_last: of torch's own.
-
-    Until `begin` is called, the batches are those of the other batch sampler.
+    Until `begin` is called, the batches are those of `batch_sampler`, or else of torch's own.
     """
 
     def __init__(
@@ -109,27 +99,15 @@ class PlacedBatchSampler:
         self.skip = 0  # batches that were trained on, from that pass on
 
     def begin(self, seed: int, epoch: int = 0, skip: int = 0, order: int | None = None) -> None:
-        """Begin the stream somewhere.
-
-        Args:
-            seed: of the training.
-            epoch: in which to begin.
-            skip: batches to leave out, from the beginning of that epoch.
-            order: seed of the sampler, where it has one; None for its own.
-        """
+        """Begin the stream `skip` batches after an epoch's first; `order` is the sampler's seed."""
         self.seed, self.epoch, self.skip = seed, epoch, skip
-        if order is not None:
-            self.order = order
+        if order is not None and self.order is not None:
+            self.sampler.seed = order
 
     @property
     def order(self) -> int | None:
         """Return the seed of the sampler, where it has one: with `diff_rank_seed` it is drawn."""
         return getattr(self.sampler, "seed", None)
-
-    @order.setter
-    def order(self, seed: int) -> None:
-        if self.order is not None:
-            self.sampler.seed = seed
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -160,17 +138,17 @@ class PlacedBatchSampler:
             state = get_state()
             if indices is None:
                 return
-            yield Batch(indices, (seed, get_rank()), (epoch, number))
+            yield Batch(list(indices), (seed, get_rank()), (epoch, number))
 
 
 @FUNCTIONS.register_module()
 def start_worker(worker_id: int, then: Any = None, quiet: bool = False) -> None:
-    """Begin a data loader's worker: it ends with its parent, and draws what torch's seed says.
+    """Have a data loader's worker end with its parent, and draw what torch's seed says.
 
     Args:
         worker_id: from 0.
         then: config of a `worker_init_fn` of the user's, which is called, too.
-        quiet: mmengine's `disable_subprocess_warning`: the first worker's warnings are enough.
+        quiet: keep all workers but the first from warning.
     """
     end_with_parent()  # torch's workers watch it, too, but wait for ever with much to hand over
     info = get_worker_info()

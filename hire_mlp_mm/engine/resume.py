@@ -8,9 +8,7 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from logging import INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -36,24 +34,17 @@ NO_TRAINING = (
 
 @dataclass
 class Start:
-    """Name the checkpoint that a training goes on from.
-
-    Args:
-        path: of the checkpoint.
-        meta: what it says of the training that saved it; nothing if only its reader can tell.
-    """
+    """Name the checkpoint that a training goes on from, and hold what it says of the training."""
 
     path: str
-    meta: dict[str, Any]
+    meta: dict[str, Any]  # of `META`; nothing if only another reader can tell
 
     def age(self) -> tuple[float, int]:
-        """Return what orders checkpoints; a work dir may hold those of an earlier training, too.
-
-        Seconds and iterations. mmengine's own time is local: an hour comes twice in autumn, and
-        another machine may be in another zone.
-        """
+        """Return seconds and iterations, which order the checkpoints of several trainings."""
         saved = self.meta.get("saved")
         if not isinstance(saved, float):
+            # mmengine's own time is local: an hour comes twice in autumn, and another machine may
+            # be in another zone.
             saved = 0.0
             with contextlib.suppress(ValueError, OverflowError):
                 written = time.strptime(str(self.meta.get("time")), "%Y%m%d_%H%M%S")
@@ -65,26 +56,15 @@ def choose_start(runner: Any) -> Start | None:
     """Choose the checkpoint that a runner goes on from, as `resume` of its config says.
 
     With `resume=True` alone it is the newest whole one of the work dir, and mmengine's note there
-    is set right, so that mmengine finds it, too; with `load_from`, it is that one.
-
-    Raises:
-        UserError: the one that was named is damaged, or all of them are.
+    is set right, so that mmengine finds it, too; with `load_from`, it is that one. It is an error
+    if the one that was named is damaged, or all are. The first of several processes chooses.
     """
     if not runner.cfg.get("resume"):
         return None
-    return agree(partial(find_start, runner, runner.cfg.get("load_from")))
-
-
-def agree(find: Callable[[], Start | None]) -> Start | None:
-    """Return what the first of several processes finds, in all of them.
-
-    Raises:
-        UserError: it finds an error.
-    """
     found: list[Any] = [None]
     if is_main_process():
         try:
-            found[0] = find()
+            found[0] = find_start(runner, runner.cfg.get("load_from"))
         except UserError as error:
             found[0] = UserError(str(error))  # of a kind that can be sent
     broadcast_object_list(found)
@@ -94,14 +74,7 @@ def agree(find: Callable[[], Start | None]) -> Start | None:
 
 
 def find_start(runner: Any, named: str | None) -> Start | None:
-    """Find the checkpoint that was named, or the newest whole one of a runner's work dir.
-
-    Returns:
-        None if there is no checkpoint, nor was there ever one.
-
-    Raises:
-        UserError: the one that was named is damaged, or all of them are.
-    """
+    """Find the checkpoint that was named, or the newest whole one, if any, of a work dir."""
     noted = noted_checkpoint(runner)
     if named is None and noted and os.path.isdir(noted):  # saved in parts, by and for a strategy
         write_note(runner.work_dir, noted)
@@ -122,8 +95,8 @@ def find_start(runner: Any, named: str | None) -> Start | None:
         except UserError as error:
             damaged.append(str(error))
             continue
-        what = f"going on from {start.path}, the newest whole checkpoint"
-        runner.logger.log(WARNING if damaged else INFO, "; ".join([*damaged, what]))
+        line = f"going on from {start.path}, the newest whole checkpoint"
+        runner.logger.log(WARNING if damaged else INFO, "; ".join([*damaged, line]))
         write_note(runner.work_dir, start.path)
         return start
     if damaged:
@@ -143,7 +116,7 @@ def read_note(work_dir: str) -> str | None:
 
 
 def write_note(work_dir: str, path: str) -> None:
-    """Set a work dir's note to a checkpoint, if it says another."""
+    """Set a work dir's note to a checkpoint, if it names another."""
     if read_note(work_dir) != path:
         write_whole(Path(work_dir, NOTE), path.encode())
 
@@ -151,8 +124,8 @@ def write_note(work_dir: str, path: str) -> None:
 def noted_checkpoint(runner: Any) -> str | None:
     """Return the path in the note of a runner's work dir, if there is one.
 
-    A work dir that was copied or moved has the note of the one that it was: the file of that name
-    that it holds itself is meant, for the other one may have gone on since.
+    A work dir that was copied or moved has the note of the original: the file of that name in the
+    copy is meant, for the original may have gone on since.
     """
     noted = read_note(runner.work_dir)
     if noted is None or "://" in noted:
@@ -186,16 +159,12 @@ def has_checkpoint(cfg: Any) -> bool:
     folders = [cfg.work_dir]
     if hook.get("out_dir"):
         folders.append(os.path.join(hook["out_dir"], os.path.basename(cfg.work_dir.rstrip("/"))))
-    saved = [glob.glob(os.path.join(glob.escape(folder), "*.pth")) for folder in folders]
-    return any(saved) or read_note(cfg.work_dir) is not None
+    saved = any(glob.glob(os.path.join(glob.escape(folder), "*.pth")) for folder in folders)
+    return saved or read_note(cfg.work_dir) is not None
 
 
 def read_start(path: str) -> Start:
-    """Read what a checkpoint says of the training that saved it.
-
-    Raises:
-        UserError: it is gone, damaged, or not of a training.
-    """
+    """Read a checkpoint's meta, or raise UserError where it is gone, damaged, or of no training."""
     if os.path.isdir(path):  # saved by another's means (DeepSpeed), and left to them
         return Start(path, {})
     check_file(path, "checkpoint")
@@ -218,12 +187,8 @@ def read_start(path: str) -> Start:
 
 
 def check_undamaged(path: str) -> None:
-    """Read all of a checkpoint, for damage within tensors goes unnoticed when they are loaded.
-
-    Raises:
-        UserError: it is damaged, or would run code.
-    """
-    try:
+    """Read all of a checkpoint; raise UserError where it is damaged or would run code."""
+    try:  # damage within tensors goes unnoticed when they are loaded
         if "://" not in path:
             load_data(path, mapped=True)
     except CheckpointError as error:

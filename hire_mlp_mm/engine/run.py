@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-import os
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -19,14 +16,14 @@ from .. import mmcv_ops
 from ..errors import UserError, describe
 from ..files import CURE
 from ..registry import SCOPE
-from .batches import batch_errors, cannot_be_built
-from .config import check_data, check_file, find_config, read_config
+from .batches import one_line_errors
+from .config import check_data, check_file, read_config
 from .harden import SPLITS, harden
 from .processes import join_processes_on_cpu
 from .resume import has_checkpoint
 
 
-def load(
+def load_config(
     config: str,
     work_dir: str | None = None,
     options: dict[str, Any] | None = None,
@@ -41,26 +38,10 @@ def load(
         launcher: of several processes: `none`, `pytorch`, `slurm` or `mpi`.
 
     Raises:
-        UserError: there is no such file, or it cannot be read.
+        UserError: there is no such file, it cannot be read, or an option does not fit it.
     """
     cfg = read_config(config)
-    merge(cfg, options or {})
-    cfg.launcher = launcher
-    cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{find_config(config).stem}"
-    if cfg.default_scope == "mmpretrain":  # as its own tools do
-        for split in SPLITS:
-            if cfg.get(f"{split}_dataloader"):
-                cfg[f"{split}_dataloader"].setdefault("collate_fn", dict(type="default_collate"))
-    return cfg
-
-
-def merge(cfg: Config, options: dict[str, Any]) -> None:
-    """Merge values into a config by their dotted keys.
-
-    Raises:
-        UserError: they cannot be, or a key is nearly one of the config's.
-    """
-    for key in options:
+    for key in options or ():
         first = key.partition(".")[0]
         near = difflib.get_close_matches(first, cfg.keys(), 1, 0.85)
         if first not in cfg and near:
@@ -68,16 +49,23 @@ def merge(cfg: Config, options: dict[str, Any]) -> None:
                 f"--cfg-options: the config has no {first!r}; did you mean {near[0]!r}?"
             )
     try:
-        cfg.merge_from_dict(options)
+        cfg.merge_from_dict(options or {})
     except Exception as error:  # of an index, or of a value that is not a dict
         raise UserError(f"--cfg-options: {describe(error)}") from error
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(cfg.filename).stem}"
+    if cfg.default_scope == "mmpretrain":  # as its own tools do
+        for split in SPLITS:
+            if cfg.get(f"{split}_dataloader"):
+                cfg[f"{split}_dataloader"].setdefault("collate_fn", dict(type="default_collate"))
+    return cfg
 
 
 def train(cfg: Config, resume: str | None = None) -> nn.Module:
     """Train as a config says, with every guarantee of `harden`.
 
     Args:
-        cfg: with a `work_dir`; see `load`.
+        cfg: with a `work_dir`; see `load_config`.
         resume: a checkpoint to go on from, or `auto` for the newest whole one of the work dir, if
             there are any; None for what the config says.
 
@@ -99,9 +87,9 @@ def train(cfg: Config, resume: str | None = None) -> nn.Module:
     check_data(cfg, ("train", "val"))
     try:
         runner = build_runner(cfg)
-        with batch_errors(runner):
+        with one_line_errors(runner):
             return runner.train()
-    except OSError as error:  # of logs and the like: a checkpoint's is known for what it is
+    except OSError as error:  # of logs and the like: a checkpoint's is a UserError
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(f"{cfg.work_dir}: {error.strerror}; {CURE}") from error
@@ -111,7 +99,7 @@ def test(cfg: Config, checkpoint: str) -> dict[str, float]:
     """Test a checkpoint as a config says, with every guarantee of `harden`.
 
     Args:
-        cfg: with a `work_dir`; see `load`.
+        cfg: with a `work_dir`; see `load_config`.
         checkpoint: a path, a URL, or a name such as `hire-mlp://small`.
 
     Returns:
@@ -121,49 +109,27 @@ def test(cfg: Config, checkpoint: str) -> dict[str, float]:
         UserError: what can be put right: data, the checkpoint, the config.
     """
     cfg = harden(cfg)
-    if "strategy" in cfg:  # how to train; the plain runner tests what came of it
+    if "strategy" in cfg:  # for training alone; the plain runner tests its checkpoints
         cfg.pop("strategy")
         cfg.pop("runner_type", None)
     check_file(checkpoint, "checkpoint")
     check_data(cfg, ("test",))
     cfg.load_from, cfg.resume = checkpoint, False
     runner = build_runner(cfg)
-    with batch_errors(runner):
+    with one_line_errors(runner):
         return runner.test()
 
 
 def build_runner(cfg: Config) -> Any:
-    """Build mmengine's runner of a hardened config, with the line that says which ops mmcv has.
+    """Build mmengine's runner of a hardened config; its log says which ops mmcv has.
 
     Raises:
         UserError: the model, or what belongs to it, cannot be built.
     """
     if cfg.launcher == "pytorch" and get_device() == "cpu":
         join_processes_on_cpu(cfg)
-    kind = "FlexibleRunner" if "strategy" in cfg else "Runner"
-    cfg.setdefault("runner_type", f"{SCOPE}.{kind}")
-    with build_errors():
+    cfg.setdefault("runner_type", f"{SCOPE}.{'FlexibleRunner' if 'strategy' in cfg else 'Runner'}")
+    with one_line_errors():
         runner = RUNNERS.build(cfg)
     runner.logger.info(mmcv_ops.describe())
     return runner
-
-
-@contextmanager
-def build_errors() -> Iterator[None]:
-    """End with a line for people where a class refuses what the config has for it.
-
-    Raises:
-        UserError: in place of the error, whose traceback is printed: the class may be at fault.
-    """
-    try:
-        yield
-    except (UserError, OSError):
-        raise
-    except Exception as error:
-        traceback.print_exc()
-        raise cannot_be_built(error) from error
-
-
-def set_local_rank(rank: int) -> None:
-    """Tell mmengine a process's number on its machine, where a launcher gave it as an option."""
-    os.environ.setdefault("LOCAL_RANK", str(rank))

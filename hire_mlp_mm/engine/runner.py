@@ -1,4 +1,4 @@
-"""mmengine's runners for whoever can name one in a config: `runner_type='hire_mlp_mm.Runner'`.
+"""Offer mmengine's runners to configs: `runner_type='hire_mlp_mm.Runner'`.
 
 The `tools/train.py` and `tools/test.py` of MMDetection, MMSegmentation and MMPretrain build the
 runner that a config names, so this line alone gives a config of theirs what `harden` gives.
@@ -15,21 +15,21 @@ from ..registry import RUNNERS
 from .harden import harden
 
 
-@RUNNERS.register_module()
-class Runner(HostRunner):
-    """mmengine's runner of a hardened config."""
+class Hardening:
+    """Harden the config of a runner that is derived from this class and one of mmengine's."""
 
     @classmethod
-    def from_cfg(cls, cfg: Any) -> HostRunner:
+    def from_cfg(cls, cfg: Any) -> Any:
         """Build a runner of a config, which is left as it is."""
-        return super().from_cfg(harden(cfg))
+        host: Any = super()
+        return host.from_cfg(harden(cfg))
 
 
 @RUNNERS.register_module()
-class FlexibleRunner(HostFlexibleRunner):
-    """mmengine's runner for strategies, of a hardened config."""
+class Runner(Hardening, HostRunner):
+    """Run a hardened config as mmengine's runner does."""
 
-    @classmethod
-    def from_cfg(cls, cfg: Any) -> HostFlexibleRunner:
-        """Build a runner of a config, which is left as it is."""
-        return super().from_cfg(harden(cfg))
+
+@RUNNERS.register_module()
+class FlexibleRunner(Hardening, HostFlexibleRunner):
+    """Run a hardened config as mmengine's runner for strategies does."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Does a process hold still over thousands of images of random sizes? Exit code 1 if it grows.
+"""Watch a process over thousands of images of random sizes; the exit code is 1 if it grows.
 
-    make soak                                # or: python tools/soak.py [--iterations 2000]
+    make soak                                # or: python dev/soak.py [--iterations 2000]
 
 Two parts, each in a process of its own: training the detector of `make demo` by mmengine's own
 loop, and inference with it, every other image by its exact inference form. 200 times in each:
@@ -31,9 +31,8 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -42,7 +41,6 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from scipy import stats
-from shapes import write_shapes
 
 from hire_mlp_mm.cli import run
 from hire_mlp_mm.engine.config import read_config
@@ -50,49 +48,30 @@ from hire_mlp_mm.engine.run import build_runner
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.fuse import fuse
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+from shapes import write_shapes
+
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs/cascade_mask_rcnn_hire_nano_shapes.py"
-PLOT = ROOT / "docs/images/soak.png"
+CONFIG = "cascade_mask_rcnn_hire_nano_shapes"
+PLOT = Path(__file__).resolve().parents[1] / "docs/images/soak.png"
 PARTS = ("training", "inference")
 SIDES = (32, 128)  # pixels: least and most of height and width, which are drawn independently
 IMAGES = 40  # to draw from, each resized anew every time
 SAMPLES = 200  # of a part
 BLOCKS = 10  # of the second half
-MEMORY = ("memory", "held", "in_use")
-COUNTS = ("objects", "threads", "files")
 LEAST = 40  # iterations: two samples in each block
-
-
-# Of a sample: what a process holds after an iteration; memory in MB.
-SAMPLE = [(name, float) for name in ("iteration", *MEMORY, *COUNTS)]
-
 # Growth in 1,000 iterations that is not flat any more. To leak one image of these sizes in an
 # iteration would be 80 MB, to leak a Python object 1,000 objects. Under images of random sizes,
 # `in use` wavers by 1 MB (standard deviation, inference).
 LIMITS = dict(memory=50.0, held=5.0, in_use=5.0, objects=500.0, threads=0.5, files=0.5)
-
-
-@dataclass(frozen=True)
-class Trend:
-    """How one figure went in the second half; slopes are per 1,000 iterations."""
-
-    first: float
-    last: float
-    slope: float
-    error: float  # standard error of the slope
-    highest: float  # upper end of the slope's confidence interval
-    limit: float
-
-    @property
-    def flat(self) -> bool:
-        return self.highest < self.limit
+MEMORY = ("memory", "held", "in_use")  # in MB
+SAMPLE = [(name, float) for name in ("iteration", *LIMITS)]
 
 
 def title(name: str) -> str:
-    """A figure's name as people read it."""
+    """Write a figure's name as people read it."""
     return name.replace("_", " ")
 
 
@@ -107,11 +86,7 @@ class Mallinfo2(ctypes.Structure):
 
 
 def malloc_figures() -> Callable[[], Mallinfo2]:
-    """A function that tells what malloc has handed out, and what it keeps.
-
-    Raises:
-        UserError: this system's malloc does not tell.
-    """
+    """Return a function that tells what malloc has handed out, and what it keeps."""
     mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
     if mallinfo2 is None:
         raise UserError("the soak needs Linux with glibc 2.33 or later, whose malloc has figures")
@@ -119,70 +94,53 @@ def malloc_figures() -> Callable[[], Mallinfo2]:
     return mallinfo2
 
 
-class Meter:
-    """Takes samples of this process as its iterations go by.
+class Meter(Hook):
+    """Take samples of this process as its iterations go by."""
 
-    Attributes:
-        samples: a structured array of `SAMPLE`, made beforehand so that it does not grow.
-    """
+    priority = "LOWEST"
 
     def __init__(self, what: str, iterations: int) -> None:
         self.what, self.iterations = what, iterations
         self.every = max(1, iterations // SAMPLES)
         self.malloc = malloc_figures()
-        self.samples = np.zeros(iterations // self.every, SAMPLE)
+        self.samples = np.zeros(iterations // self.every, SAMPLE)  # now, so that it does not grow
         gc.freeze()  # the collector need not look through what is there from the start
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        self.after(runner.iter + 1)
 
     def after(self, iteration: int) -> None:
         """Take a sample if it is time to, and tell how it goes now and then."""
         if iteration % self.every:
             return
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        memory = pages * os.sysconf("SC_PAGE_SIZE")
+        memory = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         gc.collect()  # what waits for Python's collector is no leak
         malloc = self.malloc()
-        self.samples[iteration // self.every - 1] = (
-            iteration,
-            memory / 1e6,
-            (memory - malloc.fordblks) / 1e6,
-            (malloc.uordblks + malloc.hblkhd) / 1e6,  # in malloc's heaps, and beside them
-            sys.getallocatedblocks(),
-            len(os.listdir("/proc/self/task")),
-            len(os.listdir("/proc/self/fd")),
-        )
+        in_use = malloc.uordblks + malloc.hblkhd  # in malloc's heaps, and beside them
+        figures = [value / 1e6 for value in (memory, memory - malloc.fordblks, in_use)]
+        counts = [len(os.listdir(f"/proc/self/{kind}")) for kind in ("task", "fd")]
+        sample = (iteration, *figures, sys.getallocatedblocks(), *counts)
+        self.samples[iteration // self.every - 1] = sample
         if iteration % (SAMPLES // 20 * self.every) == 0:
-            told = zip(MEMORY, self.samples[iteration // self.every - 1].item()[1:], strict=False)
+            told = zip(MEMORY, figures, strict=True)
             said = ", ".join(f"{title(name)} {value:.0f} MB" for name, value in told)
             print(f"{self.what}, {iteration} / {self.iterations}: {said}", flush=True)
-
-
-class MeterHook(Hook):
-    """Has a meter look after each iteration of training."""
-
-    priority = "LOWEST"
-
-    def __init__(self, meter: Meter) -> None:
-        self.meter = meter
-
-    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        self.meter.after(runner.iter + 1)
 
 
 # The parts ---------------------------------------------------------------------------------------
 
 
 def config(data: Path, work_dir: Path, iterations: int) -> Config:
-    """The detector's config with images of random sizes, and no testing after training."""
-    cfg = read_config(str(CONFIG))
+    """Read the detector's config, for images of random sizes and without testing after training."""
+    cfg = read_config(CONFIG)
     cfg.work_dir, cfg.log_level, cfg.launcher = str(work_dir), "ERROR", "none"
     cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations)
     cfg.model.data_preprocessor.pad_size_divisor = 1  # odd sizes stay odd
-    scale = [(SIDES[0], SIDES[0]), (SIDES[1], SIDES[1])]
+    scale = [(side, side) for side in SIDES]
     resize = dict(type="RandomResize", scale=scale, keep_ratio=False)
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         kept = [one for one in loader.dataset.pipeline if one.type != "Resize"]
-        loader.dataset.pipeline = [*kept[:-1], resize, kept[-1]]
-        loader.dataset.data_root = str(data)
+        loader.dataset.update(pipeline=[*kept[:-1], resize, kept[-1]], data_root=str(data))
         loader.update(batch_size=2, num_workers=1, persistent_workers=True)
     cfg.inference_dataloader = dict(
         cfg.train_dataloader, batch_size=1, dataset=cfg.test_dataloader.dataset
@@ -193,19 +151,12 @@ def config(data: Path, work_dir: Path, iterations: int) -> Config:
 
 
 def soak(part: str, iterations: int, data: Path, work_dir: Path) -> np.ndarray:
-    """Run one part in this process.
-
-    Args:
-        part: of `PARTS`.
-        iterations: steps of training, or calls of inference.
-        data: folder of shapes.
-        work_dir: folder for mmengine's log and checkpoint.
-    """
+    """Run one of the `PARTS` in this process."""
     cfg = config(data, work_dir, iterations)
     runner = build_runner(cfg)
     meter = Meter(part, iterations)
     if part == "training":
-        runner.register_hook(MeterHook(meter))
+        runner.register_hook(meter)
         runner.train()
         return meter.samples
     forms = (runner.model.eval(), fuse(runner.model))
@@ -229,24 +180,33 @@ def soak_apart(part: str, iterations: int, out: Path) -> np.ndarray:
 # Judging -----------------------------------------------------------------------------------------
 
 
+class Trend(NamedTuple):
+    """How one figure went in the second half; slopes are per 1,000 iterations."""
+
+    first: float
+    last: float
+    slope: float
+    error: float  # standard error of the slope
+    highest: float  # upper end of the slope's confidence interval
+    flat: bool
+
+
 def judge(samples: np.ndarray) -> dict[str, Trend]:
-    """The trend of each figure after warm-up."""
-    return {name: trend(samples[len(samples) // 2 :], name) for name in LIMITS}
-
-
-def trend(samples: np.ndarray, name: str) -> Trend:
-    """Fit a line through the means of `BLOCKS` blocks of samples."""
+    """Fit a line through each figure's means of `BLOCKS` blocks after warm-up."""
+    samples = samples[len(samples) // 2 :]
     blocks = np.array_split(samples, BLOCKS)
     x = [block["iteration"].mean() / 1000 for block in blocks]
-    y = [block[name].mean() for block in blocks]
-    fit = stats.linregress(x, y)
-    highest = fit.slope + stats.t.ppf(0.975, BLOCKS - 2) * fit.stderr
-    first, *_, last = samples[name]
-    return Trend(first, last, fit.slope, fit.stderr, highest, LIMITS[name])
+    trends = {}
+    for name, limit in LIMITS.items():
+        fit = stats.linregress(x, [block[name].mean() for block in blocks])
+        highest = fit.slope + stats.t.ppf(0.975, BLOCKS - 2) * fit.stderr
+        first, *_, last = samples[name]
+        trends[name] = Trend(first, last, fit.slope, fit.stderr, highest, bool(highest < limit))
+    return trends
 
 
 def table(trends: Mapping[str, Mapping[str, Trend]]) -> str:
-    """A row for each figure of each part; slopes are per 1,000 iterations."""
+    """Write a row for each figure of each part; slopes are per 1,000 iterations."""
     rows = [
         "| part | figure | first, last of the second half | slope | at most, 95 % | limit | |",
         "|---|---|---|---|---|---|---|",
@@ -256,7 +216,7 @@ def table(trends: Mapping[str, Mapping[str, Trend]]) -> str:
             places = 1 if name in MEMORY else 0
             rows.append(
                 f"| {part} | {title(name)} | {t.first:,.{places}f}, {t.last:,.{places}f} "
-                f"| {t.slope:+.2f} ± {t.error:.2f} | {t.highest:+.2f} | {t.limit:g} "
+                f"| {t.slope:+.2f} ± {t.error:.2f} | {t.highest:+.2f} | {LIMITS[name]:g} "
                 f"| {'flat' if t.flat else 'grows'} |"
             )
     return "\n".join(rows)
@@ -284,36 +244,25 @@ def draw(samples: Mapping[str, np.ndarray], path: Path) -> None:
     plt.close(fig)
 
 
-def check_plot(path: Path) -> None:
-    """Raise UserError unless the plot can be written without loss to anybody."""
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--iterations", type=int, default=2000, help="of each part")
+    parser.add_argument("--plot", type=Path, default=PLOT, help="file to write")
+    args = parser.parse_args()
+    path = args.plot
+    if args.iterations < LEAST:
+        raise UserError(f"--iterations {args.iterations}: expected {LEAST} or more")
     if path.suffix != ".png" or not path.parent.is_dir():
         raise UserError(f"--plot {path}: expected a name that ends in .png in a folder that exists")
     if path.exists() and path.resolve() != PLOT:
         raise UserError(f"--plot {path} exists; name a new file")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--iterations", type=int, default=2000, help="of each part (default: %(default)s)"
-    )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
-    parser.add_argument(
-        "--plot", type=Path, default=PLOT, help="file to write (default: docs/images/soak.png)"
-    )
-    args = parser.parse_args()
-    if args.iterations < LEAST:
-        raise UserError(f"--iterations {args.iterations}: expected {LEAST} or more")
-    check_plot(args.plot)
     malloc_figures()  # says now whether there are any
     with tempfile.TemporaryDirectory(prefix="soak.") as folder:
         write_shapes(Path(folder, "data"), train=IMAGES, val=IMAGES)
-        samples = {part: soak_apart(part, args.iterations, Path(folder)) for part in args.parts}
-    draw(samples, args.plot)
+        samples = {part: soak_apart(part, args.iterations, Path(folder)) for part in PARTS}
+    draw(samples, path)
     trends = {part: judge(own) for part, own in samples.items()}
-    print(f"{table(trends)}\nplot: {args.plot}")
+    print(f"{table(trends)}\nplot: {path}")
     growing = [
         f"{title(name)} in {part}"
         for part, figures in trends.items()
