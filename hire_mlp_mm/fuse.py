@@ -1,7 +1,7 @@
 """The exact inference form of Hire-MLP: the same numbers in less time and memory.
 
 `fuse(model)` gives a new network without BatchNorm, for evaluation only. What it does, and why it
-is exact:
+is exact (docs/performance.md has what each part gains):
 
 - Every BatchNorm is an affine map per channel, and goes into the weights beside it. Only the output
   norms stay, as a scale and a shift: the next stage reads the same map without them.
@@ -10,17 +10,14 @@ is exact:
   gate is known before any full-size branch is there, and goes into the weights that make them:
   branches are added up as they come, none is kept.
 - On maps with many tokens the output weights `proj` go into the branches' weights, too, and the
-  residual path becomes an identity in the pointwise branch: a block makes one full-size map, then
-  adds to it in place.
+  residual path becomes an identity in the pointwise branch.
 - Maps are (B, H, W, C): a 1x1 convolution is a matrix product, tokens of a region are neighbours.
-
-Only torch is imported here, and the network.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +25,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import ops
-from .hire_mlp import HEIGHT, WIDTH, Block, ConvNormAct, HireMLPNet, RegionBranch, Stage
+from .hire_mlp import HEIGHT, Block, ConvNormAct, HireMLPNet, RegionBranch, Stage
 from .ops import channels_first, tokens_first
 
 # Tokens at a time in the channel MLP on a CPU, per thread: their hidden map stays in the cache.
@@ -36,7 +33,7 @@ CHUNK = 1024
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """The exact inference form of a network, or of a model that holds one or several.
+    """Make the exact inference form of a network, or of a model that holds one or several.
 
     Equal to `model.eval()` up to rounding, for images of any size. It has no BatchNorm, stays in
     evaluation mode whatever `train()` says, and its weights need no gradients. It runs in the type
@@ -67,9 +64,8 @@ def fuse(model: nn.Module) -> nn.Module:
 
 
 def check_fusable(network: HireMLPNet, prefix: str) -> None:
-    """ValueError that names the first norm or padding that cannot be folded."""
+    """Raise ValueError that names the first norm or padding that cannot be folded."""
     for name, module in network.named_modules(prefix=prefix):
-        last = name.rpartition(".")[2]
         if isinstance(module, RegionBranch):
             paddings = dict(shift=module.shift_padding, region=module.region_padding)
             for kind, padding in paddings.items():
@@ -78,25 +74,19 @@ def check_fusable(network: HireMLPNet, prefix: str) -> None:
                         f"fuse: {name} has {kind}_padding='zero'; only circular and replicate "
                         f"padding can be fused: use the network as it is"
                     )
-        elif last.startswith("norm") and not is_foldable(module):
+        is_norm = name.rpartition(".")[2].startswith("norm") and not isinstance(module, nn.Identity)
+        if is_norm and not (isinstance(module, _BatchNorm) and module.running_mean is not None):
             raise ValueError(
                 f"fuse: {name} is {type(module).__name__}; only BatchNorm with running "
                 f"statistics can be folded: use the network as it is"
             )
 
 
-def is_foldable(norm: nn.Module) -> bool:
-    """Whether a norm is an affine map in evaluation mode, or none at all."""
-    if isinstance(norm, _BatchNorm):
-        return norm.running_mean is not None
-    return isinstance(norm, nn.Identity)
-
-
 # Folding, in float64 ----------------------------------------------------------------------------
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """A BatchNorm in evaluation mode as `x * scale + shift`, each (C,)."""
+    """Turn a BatchNorm in evaluation mode into `x * scale + shift`, each (C,)."""
     assert isinstance(norm, _BatchNorm)
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -110,27 +100,27 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def affine(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution; a missing bias is zeros."""
+    """Return weight and bias of a convolution; a missing bias is zeros."""
     weight = layer.weight.detach().double()
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
     return weight, bias
 
 
 def fold_before(norm: nn.Module, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (out, C, ...) and bias of a layer that reads a norm's output."""
+    """Fold a norm into the weight (out, C, ...) and bias of the layer that reads its output."""
     scale, shift = scale_and_shift(norm)
     shape = (1, -1) + (1,) * (weight.ndim - 2)
     return weight * scale.view(shape), bias + (weight * shift.view(shape)).flatten(1).sum(1)
 
 
 def fold_after(norm: nn.Module, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (C, ...) and bias of a layer that a norm reads."""
+    """Fold a norm into the weight (C, ...) and bias of the layer whose output it reads."""
     scale, shift = scale_and_shift(norm)
     return weight * scale.view((-1,) + (1,) * (weight.ndim - 1)), bias * scale + shift
 
 
 def constant(value: Tensor, like: Tensor) -> nn.Parameter:
-    """A folded weight in the type of the network that it comes from."""
+    """Hold a folded weight in the type of the network that it comes from."""
     return nn.Parameter(value.to(like.dtype, copy=True), requires_grad=False)
 
 
@@ -144,7 +134,7 @@ def linear(
     act: str = "none",
     add: Tensor | None = None,
 ) -> Tensor:
-    """`act(x @ weight.T + bias)`, or the product plus `add`, by oneDNN where that is at hand.
+    """Compute `act(x @ weight.T + bias)`, or the product plus `add`, by oneDNN if at hand.
 
     Torch takes MKL for a float32 product on a CPU; oneDNN is faster on other CPUs than Intel's,
     adds and activates on the way.
@@ -156,7 +146,6 @@ def linear(
         act: `none`, `relu` or `gelu`; not together with `add`.
         add: (..., N).
     """
-    assert act == "none" or add is None
     if has_onednn(x):
         op = torch.ops.mkldnn._linear_pointwise
         if add is not None:
@@ -171,7 +160,7 @@ def linear(
 
 
 def has_onednn(x: Tensor) -> bool:
-    """Whether `linear` can hand `x` to oneDNN."""
+    """Tell whether `linear` can hand `x` to oneDNN."""
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.requires_grad:
         return False
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
@@ -182,7 +171,7 @@ def has_onednn(x: Tensor) -> bool:
 
 
 def batch_linear(x: Tensor, weight: Tensor, start: Tensor) -> Tensor:
-    """`start + x @ weight.T`, every image with its own weight.
+    """Compute `start + x @ weight.T`, every image with its own weight.
 
     Args:
         x: (B, M, K).
@@ -199,23 +188,19 @@ def batch_linear(x: Tensor, weight: Tensor, start: Tensor) -> Tensor:
 # Modules: maps are (B, H, W, C) -----------------------------------------------------------------
 
 
-class FusedConv(ConvNormAct):
-    """Convolution and ReLU: the stem and the downsampling layers, on (B, C, H, W)."""
-
-    def __init__(self, layer: ConvNormAct) -> None:
-        nn.Module.__init__(self)
-        self.proj = copy.deepcopy(layer.proj)
-        weight, bias = fold_after(layer.norm, *affine(layer.proj))
-        weight = weight.contiguous(memory_format=torch.channels_last)
-        self.proj.weight = constant(weight, layer.proj.weight)
-        self.proj.bias = constant(bias, layer.proj.weight)
-        self.norm = nn.Identity()
-        self.act = nn.ReLU(inplace=True)
-        self.smallest = layer.smallest
+def fuse_conv(layer: ConvNormAct) -> ConvNormAct:
+    """Copy the stem or a downsampling layer, with its norm in the convolution."""
+    fused = copy.deepcopy(layer)
+    weight, bias = fold_after(layer.norm, *affine(layer.proj))
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    fused.proj.weight = constant(weight, layer.proj.weight)
+    fused.proj.bias = constant(bias, layer.proj.weight)
+    fused.norm = nn.Identity()
+    return fused
 
 
 class FusedBranch(nn.Module):
-    """Region branch: from the map to its hidden tokens, and from those to the map.
+    """Region branch in two halves: from the map to its hidden tokens, and from those to the map.
 
     Attributes:
         weight: (C // 2, p * C), with the block's norm and the hidden one; bias: (C // 2,).
@@ -241,107 +226,59 @@ class FusedBranch(nn.Module):
         self.shift = branch.shift
         self.region_padding = branch.region_padding
 
-    def forward(self, x: Tensor) -> Tensor:
+    def hidden(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the hidden tokens (B, H / p, W, C // 2), or along W, rounded up."""
-        return linear(self.regions(x), self.weight, self.bias, act="relu")
-
-    def regions(self, x: Tensor) -> Tensor:
-        """Tokens of a region side by side: (B, H, W, C) to (B, H / p, W, p * C), or along W."""
         B, H, W, C = x.shape
-        p = self.region_size
-        if self.axis == HEIGHT and not torch.compiler.is_compiling():
-            return self.regions_of_rows(x)
-        paddings = ("circular", self.region_padding)
-        x = tokens_first(ops.shift(channels_first(x), self.axis, self.shift, p, *paddings))
+        p, how = self.region_size, ("circular", self.region_padding)
+        x = tokens_first(ops.shift(channels_first(x), self.axis, self.shift, p, *how))
         if self.axis == HEIGHT:
             # (B, H', p, W, C) -> (B, H', W, p * C)
-            return x.view(B, -1, p, W, C).transpose(2, 3).reshape(B, -1, W, p * C)
-        return x.reshape(B, H, -1, p * C)
+            x = x.view(B, -1, p, W, C).transpose(2, 3).reshape(B, -1, W, p * C)
+        else:
+            x = x.reshape(B, H, -1, p * C)
+        return linear(x, self.weight, self.bias, act="relu")
 
-    def regions_of_rows(self, x: Tensor) -> Tensor:
-        """`regions` along the height in one copy."""
-        B, H, W, C = x.shape
-        p = self.region_size
-        regions = tokens_at(0, H, p)
-        out = x.new_empty(B, regions, W, p, C)
-        for k in range(p):
-            count = regions if self.region_padding == "circular" else tokens_at(k, H, p)
-            for some, rows in self.places(k, H, count):
-                out[:, some, :, k] = x[:, rows]
-            if count < regions:
-                out[:, -1, :, k] = x[:, (H - 1 - self.shift) % H]
-        return out.flatten(3)
+    def restore(self, hidden: Tensor, size: int, weight: Tensor, bias: Tensor) -> Tensor:
+        """Turn the hidden tokens into the map (B, H, W, C), by an image's own weights.
 
-    def places(self, k: int, size: int, count: int) -> Iterator[tuple[slice, slice]]:
-        """Where token k of the first `count` regions lies in the map.
-
-        Yields:
-            Regions, and their tokens' places along the axis, as two slices of the same length.
+        Args:
+            hidden: (B, H / p, W, C // 2), or along W.
+            size: of the map along the axis.
+            weight: (B, p, C, C // 2).
+            bias: (B, p, C).
         """
-        first, p = 0, self.region_size
-        while first < count:
-            place = (first * p + k - self.shift) % size
-            length = min(count - first, tokens_at(place, size, p))
-            yield (
-                slice(first, first + length),
-                slice(place, place + (length - 1) * p + 1, p),
-            )
-            first += length
+        B, H, W, _ = hidden.shape
+        p, C = weight.shape[1:3]
+        x = batch_linear(hidden.flatten(1, 2), weight.flatten(1, 2), bias.view(B, 1, p * C))
+        # (B, H * W, p * C) -> (B, H, W, p, C), where H or W counts regions
+        x = x.view(B, H, W, p, C)
+        x = x.transpose(2, 3).reshape(B, H * p, W, C) if self.axis == HEIGHT else x.flatten(2, 3)
+        return tokens_first(ops.unshift(channels_first(x), self.axis, self.shift, size))
 
     def token_means(self, hidden: Tensor, size: int) -> Tensor:
-        """What the mean of the branch over the map is a product of: (B, p, C // 2 + 1).
+        """Sum the hidden map of each token of a region, over the map's size: (B, p, C // 2 + 1).
 
-        For each token of a region the sum of its hidden map over the size; a one behind the
-        hidden channels stands for the bias.
+        The branch's mean over the map is a product of these; a one behind the hidden channels
+        stands for the bias.
 
         Args:
             hidden: (B, H', W', C // 2).
             size: of the map along the axis. The last region may reach beyond it.
         """
-        regions, p = hidden.shape[self.axis - 1], self.region_size
+        axis, p = self.axis - 1, self.region_size
+        regions = hidden.shape[axis]
         mean = F.pad(hidden.mean((1, 2)), (0, 1), value=1.0)[:, None] * (regions / size)
-        if not torch.compiler.is_compiling() and regions * p == size:
-            return mean.expand(-1, p, -1)
-        last = hidden.select(self.axis - 1, regions - 1).mean(1)
-        last = F.pad(last, (0, 1), value=1.0)[:, None] * (1 / size)
+        last = F.pad(hidden.select(axis, regions - 1).mean(1), (0, 1), value=1.0)[:, None] / size
         beyond = torch.arange(p, device=hidden.device) >= size - (regions - 1) * p
         return mean - last * beyond[:, None]
-
-    def add_rows(self, out: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """`out` plus the branch along the height; `out` may be overwritten.
-
-        Args:
-            out: (B, H, W, C).
-            hidden: (B, H', W, C // 2).
-            weight: (B, p, C, C // 2).
-            bias: (B, p, C).
-        """
-        B, H, W, C = out.shape
-        p, regions = self.region_size, hidden.shape[1]
-        hidden = hidden.flatten(1, 2)
-        if torch.compiler.is_compiling():
-            rows = batch_linear(hidden, weight.flatten(1, 2), bias.view(B, 1, p * C))
-            # (B, H' * W, p * C) -> (B, H' * p, W, C)
-            rows = rows.view(B, regions, W, p, C).transpose(2, 3).reshape(B, regions * p, W, C)
-            return out + tokens_first(ops.unshift(channels_first(rows), HEIGHT, self.shift, H))
-        for k in range(p):
-            rows = batch_linear(hidden, weight[:, k], bias[:, k : k + 1]).view(B, regions, W, C)
-            for some, rows_of in self.places(k, H, tokens_at(k, H, p)):
-                out[:, rows_of].add_(rows[:, some])
-        return out
 
     def extra_repr(self) -> str:
         axis = "height" if self.axis == HEIGHT else "width"
         return f"axis={axis}, region_size={self.region_size}, shift={self.shift}"
 
 
-def tokens_at(first: int, size: int, step: int) -> int:
-    """How many places `first`, `first + step`, ... lie below `size`."""
-    return max(0, -(-(size - first) // step))
-
-
 class FusedBlock(nn.Module):
-    """Token mixer and channel MLP with their residuals; its input is overwritten."""
+    """Token mixer and channel MLP with their residuals."""
 
     def __init__(self, block: Block) -> None:
         super().__init__()
@@ -356,24 +293,23 @@ class FusedBlock(nn.Module):
         weight, bias = fold_before(block.norm1, *affine(mixer.channel))
         self.channel, self.channel_bias = matrix(weight, bias)
         # The gate's first layer reads means of the branches, which are products of means of what
-        # the branches read: (dim // 4, p * (C // 2 + 1)) twice, and (dim // 4, C)
+        # the branches read: (dim // 4, C), and (dim // 4, p * (C // 2 + 1)) twice
         first, first_bias = affine(mixer.reweight.fc1)
         first = first.flatten(1)
         means = [first @ weight.flatten(1)]
         for branch in (mixer.height, mixer.width):
             expand, expand_bias = affine(branch.expand)
-            p = branch.region_size
             # (C * p, C // 2, 1, 1) and (C * p,) -> (C, p * (C // 2 + 1))
             both = torch.cat([expand.flatten(1), expand_bias[:, None]], 1)
-            means.append(first @ both.view(len(both) // p, -1))
+            means.append(first @ both.view(len(both) // branch.region_size, -1))
         self.gate1, self.gate1_bias = matrix(torch.cat(means, 1), first @ bias + first_bias)
         # Channel outer, branch inner -> branch outer
         weight, bias = affine(mixer.reweight.fc2)
         order = torch.arange(len(bias), device=bias.device).view(-1, 3).t().flatten()
         self.gate2, self.gate2_bias = matrix(weight[order], bias[order])
 
-        # Biases cost nothing in the mixer, whose products have one anyway, so that it adds the
-        # MLP's last bias in advance, and the MLP's first takes that back.
+        # The mixer's products have a bias anyway, so it adds the MLP's last bias in advance, and
+        # the MLP's first one takes that back.
         weight1, bias1 = fold_before(block.norm2, *affine(mlp.fc1))
         weight2, bias2 = affine(mlp.fc2)
         weight, bias = affine(mixer.proj)
@@ -382,17 +318,20 @@ class FusedBlock(nn.Module):
         self.fc2 = constant(weight2.flatten(1), like)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C), contiguous, to the same shape."""
-        return self.add_mlp_(self.mix(x))
+        """(B, C, H, W) to the same shape."""
+        return channels_first(self.add_mlp_(self.mix(tokens_first(x).contiguous())))
 
     def mix(self, x: Tensor) -> Tensor:
-        """`x` plus the token mixer of `x`, and the bias that `add_mlp_` leaves out.
+        """Return `x` plus the token mixer of `x`, and the bias that `add_mlp_` leaves out.
 
         The gate goes into the weights of the branches, image by image, and so does `proj` where
         that pays.
+
+        Args:
+            x: (B, H, W, C), contiguous.
         """
         B, H, W, C = x.shape
-        height, width = self.height(x), self.width(x)
+        height, width = self.height.hidden(x), self.width.hidden(x)
         gate = self.gate(x, height, width)
         if self.folds_proj(H * W):
             # (C, C) and (B, 3, 1, C) -> (B, 3, C, C)
@@ -415,16 +354,13 @@ class FusedBlock(nn.Module):
             bias = gate[:, 2] * self.channel_bias
         width_bias = width_bias + bias[:, None]
 
-        # (B, H * W', p * C) -> (B, H, W' * p, C)
-        out = batch_linear(width.flatten(1, 2), to_width.flatten(1, 2), width_bias.view(B, 1, -1))
-        out = channels_first(out.view(B, H, -1, C))
-        out = tokens_first(ops.unshift(out, WIDTH, self.width.shift, W))
-        out = batch_linear(x.view(B, H * W, C), pointwise, out.reshape(B, H * W, C))
-        out = self.height.add_rows(out.view(B, H, W, C), height, to_height, height_bias)
+        out = self.width.restore(width, W, to_width, width_bias).reshape(B, H * W, C)
+        out = batch_linear(x.view(B, H * W, C), pointwise, out).view(B, H, W, C)
+        out = out.add_(self.height.restore(height, H, to_height, height_bias))
         return out if self.folds_proj(H * W) else linear(out, self.proj, self.proj_bias, add=x)
 
     def gate(self, x: Tensor, height: Tensor, width: Tensor) -> Tensor:
-        """Weight of each branch by image and channel, (B, 3, C), before the branches are there.
+        """Weigh each branch by image and channel, (B, 3, C), before the branches are there.
 
         Args:
             x: (B, H, W, C).
@@ -440,7 +376,7 @@ class FusedBlock(nn.Module):
         return gate.view(B, 3, C).softmax(1)
 
     def folds_proj(self, tokens: int) -> bool:
-        """Whether `proj` goes into the branches' weights, image by image.
+        """Tell whether `proj` goes into the branches' weights, image by image.
 
         That costs p + 1 products of C x C matrices an image, and saves one for each token.
         """
@@ -450,7 +386,7 @@ class FusedBlock(nn.Module):
         return tokens > dim * (p + 1)
 
     def add_mlp_(self, x: Tensor) -> Tensor:
-        """`x` plus the channel MLP of `x`, in place."""
+        """Add the channel MLP of `x` to `x`, (B, H, W, C), in place."""
         tokens = x.view(-1, x.shape[3])
         chunks: tuple[Tensor, ...] = (tokens,)
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -461,27 +397,15 @@ class FusedBlock(nn.Module):
         return x
 
 
-class FusedStage(nn.Module):
-    """Downsampling, then blocks at one resolution."""
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__()
-        first = stage.downsample
-        self.downsample = FusedConv(first) if isinstance(first, ConvNormAct) else nn.Identity()
-        self.blocks = nn.ModuleList(
-            FusedBlock(block) for block in stage.blocks if isinstance(block, Block)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) to (B, C, ceil(H / 2), ceil(W / 2)), in channels_last."""
-        x = tokens_first(self.downsample(x)).contiguous()
-        for block in self.blocks:
-            x = block(x)
-        return channels_first(x)
+def fuse_stage(stage: Stage) -> Stage:
+    """Make the inference form of a stage."""
+    first = stage.downsample
+    downsample = fuse_conv(first) if isinstance(first, ConvNormAct) else nn.Identity()
+    return Stage(downsample, [FusedBlock(block) for block in stage.blocks])  # type: ignore[arg-type, misc]
 
 
 class ScaleShift(nn.Module):
-    """What a BatchNorm does in evaluation mode, on (B, C, H, W)."""
+    """Scale and shift channels of (B, C, H, W), as a BatchNorm does in evaluation mode."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -496,7 +420,7 @@ class ScaleShift(nn.Module):
 
 
 class FusedHireMLP(nn.Module):
-    """What `fuse` makes of a `HireMLPNet`: the same pyramid for an image, in evaluation mode only.
+    """Give the pyramid of a `HireMLPNet` for an image, in evaluation mode only (see `fuse`).
 
     Attributes:
         arch, out_indices, out_channels, strides: as in `HireMLPNet`.
@@ -508,10 +432,8 @@ class FusedHireMLP(nn.Module):
         self.out_indices = network.out_indices
         self.out_channels = network.out_channels
         self.strides = network.strides
-        self.stem = FusedConv(network.stem)
-        self.stages = nn.ModuleList(
-            FusedStage(stage) for stage in network.stages if isinstance(stage, Stage)
-        )
+        self.stem = fuse_conv(network.stem)
+        self.stages = nn.ModuleList(map(fuse_stage, network.stages))  # type: ignore[arg-type]
         for i in self.out_indices:
             norm = getattr(network, f"norm{i}")
             self.add_module(
@@ -520,23 +442,20 @@ class FusedHireMLP(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> FusedHireMLP:
-        """Stays in evaluation mode, as a frozen backbone does."""
+        """Stay in evaluation mode, as a frozen backbone does."""
         return super().train(False)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Feature pyramid of an image batch (B, in_channels, H, W); see `HireMLPNet.forward`."""
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                return self.pyramid(x)
-        return self.pyramid(x)
-
-    def pyramid(self, image: Tensor) -> tuple[Tensor, ...]:
-        x = image.to(self.stem.proj.weight.dtype).contiguous(memory_format=torch.channels_last)
-        x = self.stem(x)
-        outputs = []
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i in self.out_indices:
-                out = getattr(self, f"norm{i}")(x).to(image.dtype)
-                outputs.append(ops.lay_out_like(out, image))
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Compute the pyramid of an image batch; see `HireMLPNet.forward`."""
+        kind = image.device.type
+        enabled = torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False) if enabled else nullcontext():
+            x = image.to(self.stem.proj.weight.dtype)
+            x = self.stem(x.contiguous(memory_format=torch.channels_last))
+            outputs = []
+            for i, stage in enumerate(self.stages):
+                x = stage(x)
+                if i in self.out_indices:
+                    out = getattr(self, f"norm{i}")(x).to(image.dtype)
+                    outputs.append(ops.lay_out_like(out, image))
         return tuple(outputs)

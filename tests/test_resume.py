@@ -287,7 +287,8 @@ def test_a_full_disk(fast, tmp_path, monkeypatch):
 
 def save(path, iteration, time="20260101_000000", **meta):
     meta = dict(meta, epoch=0, iter=iteration, time=time)
-    parts = dict(meta=meta, message_hub={}, optimizer={})
+    hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+    parts = dict(meta=meta, message_hub=hub, optimizer={})
     torch.save(dict(parts, state_dict=dict(weight=torch.ones(10_000))), path)
     (path.parent / resume.NOTE).write_text(str(path))
 

@@ -87,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif first == "--version":
         print(f"hire_mlp_mm {hire_mlp_mm.__version__}")
     elif first in ("", "-h", "--help", "help"):
-        print(about(), end="", file=sys.stdout if first else sys.stderr)
+        verbs = "\n".join(f"  {verb:<9}{import_verb(verb).HELP}" for verb in VERBS)
+        screen = ABOUT.format(prog=PROG, version=hire_mlp_mm.__version__, verbs=verbs)
+        print(screen, end="", file=sys.stdout if first else sys.stderr)
         sys.exit(0 if first else 2)
     else:
         kind, known = ("option", ("--help", "--version")) if first[0] == "-" else ("verb", VERBS)
@@ -118,12 +120,6 @@ def call(verb: str, prog: str, words: Sequence[str]) -> None:
 def import_verb(verb: str) -> ModuleType:
     """Import the file of a verb."""
     return importlib.import_module(f"{__name__}.{verb}")
-
-
-def about() -> str:
-    """Write the screen that lists the verbs."""
-    verbs = "\n".join(f"  {verb:<9}{import_verb(verb).HELP}" for verb in VERBS)
-    return ABOUT.format(prog=PROG, version=hire_mlp_mm.__version__, verbs=verbs)
 
 
 # The process ------------------------------------------------------------------------------------

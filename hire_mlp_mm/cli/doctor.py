@@ -45,15 +45,10 @@ def screen(findings: list[doctor.Finding]) -> list[str]:
     faults, notes = levels.count(doctor.FAULT), levels.count(doctor.NOTE)
     end = ["Nothing keeps the recipes from running."]
     if faults:
-        end = [f"{count(faults, 'fault')} (!) in the way of recipes; -> is the cure."]
+        end = [f"{faults} fault{'s' * (faults > 1)} (!) in the way of recipes; -> is the cure."]
     if notes:
-        end += [f"{count(notes, 'note')} (-): no fault, unless you need it."]
+        end += [f"{notes} note{'s' * (notes > 1)} (-): no fault, unless you need it."]
     return [*lines, "", *end]
-
-
-def count(number: int, word: str) -> str:
-    """Write a number of things."""
-    return f"{number} {word}" + "s" * (number != 1)
 
 
 def row(finding: doctor.Finding) -> list[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from functools import partial
 from pathlib import Path
 
 from . import OutcomeError
@@ -37,11 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser, "model.backbone.arch=tiny")
 
 
-def say(line: str) -> None:
-    """Print a line at once."""
-    print(line, flush=True)
-
-
 def main(args: argparse.Namespace) -> None:
     """Export, and say what came of it."""
     import torch
@@ -49,16 +45,17 @@ def main(args: argparse.Namespace) -> None:
     from ..deploy import CheckError, export
     from ..deploy.export import check_target
     from ..deploy.tracing import LEAST
-    from ..engine.config import check_file, read_config
+    from ..engine import load_config
+    from ..engine.config import check_file
 
     warnings.simplefilter("ignore")  # the hosts' and the exporter's, about themselves
+    say = partial(print, flush=True)
     check_target(Path(args.out))
     if args.checkpoint:
         check_file(args.checkpoint, "checkpoint")
     height, width = parse_size(args.size, LEAST, f"from {LEAST}x{LEAST} up")
     say(f"reading {args.config}")
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    cfg = load_config(args.config, options=args.cfg_options)
     try:
         done = export(
             cfg,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -92,27 +93,18 @@ def use_channels_last(model: nn.Module) -> None:
 
 
 @HOOKS.register_module()
+@dataclass(eq=False)
 class BackboneHook(Hook):
-    """Change how the backbone of a runner's model runs, once its weights are loaded.
+    """Change how the backbone of a runner's model runs, once its weights are loaded."""
 
-    Args:
-        fused: put the exact inference form in the model's place (for testing).
-        dtype: type in which the backbone computes, such as `bfloat16`; None for the model's own.
-        channels_last: see `use_channels_last`.
-        compiled: see `compile_blocks`.
-    """
+    fused: bool = False  # put the exact inference form in the model's place (for testing)
+    dtype: str | None = None  # in which the backbone computes, such as `bfloat16`
+    channels_last: bool = False  # see `use_channels_last`
+    compiled: bool = False  # see `compile_blocks`
 
     priority = "LOWEST"  # after an average's weights have taken the model's place
 
-    def __init__(
-        self,
-        fused: bool = False,
-        dtype: str | None = None,
-        channels_last: bool = False,
-        compiled: bool = False,
-    ) -> None:
-        self.fused, self.dtype = fused, dtype
-        self.channels_last, self.compiled = channels_last, compiled
+    def __post_init__(self) -> None:
         self.compiler_settings = ExitStack()
 
     def before_train(self, runner: Any) -> None:

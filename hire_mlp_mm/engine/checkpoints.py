@@ -28,7 +28,7 @@ from ..registry import HOOKS
 from ..torch_file import load_data
 from ..weights import check_digest, digest_in, fetch
 from .batches import unwrapped
-from .resume import NO_TRAINING, check_undamaged
+from .resume import check_undamaged, meta_of_training
 
 OUTDATED = "outdated_ckpts"  # in the log that checkpoints hold: files that are to be removed
 
@@ -184,7 +184,7 @@ class LoadHook(Hook):
         resumed = bool(runner.cfg.get("resume"))
         trains = isinstance(runner.optim_wrapper, (BaseOptimWrapper, OptimWrapperDict))
         if resumed and trains:
-            check_training(checkpoint, name)
+            meta_of_training(checkpoint, name)
             checkpoint["meta"].pop("config", None)  # of a loader that is not ours
         left = load_checked(tensors_of(state), model, name, whole=resumed or not trains)
         # Else mmengine would say each of their names, however many there are.
@@ -213,15 +213,6 @@ def tensors_of(state: Mapping[str, Any]) -> StateDict:
     if versions is not None:
         tensors.__dict__["_metadata"] = versions
     return tensors
-
-
-def check_training(checkpoint: dict[str, Any], name: str) -> None:
-    """Raise CheckpointError unless training can go on from a checkpoint."""
-    kinds = dict(epoch=int, iter=int, log_scalars=dict, runtime_info=dict, resumed_keys=dict)
-    parts = [checkpoint.get(key) for key in ("meta", "message_hub")]
-    state = {k: v for part in parts if isinstance(part, dict) for k, v in part.items()}
-    if not all(isinstance(state.get(key), kind) for key, kind in kinds.items()):
-        raise CheckpointError(f"{name} {NO_TRAINING}")
 
 
 def load_checked(state: StateDict, model: nn.Module, name: str, whole: bool = True) -> list[str]:

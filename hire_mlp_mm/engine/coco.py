@@ -38,7 +38,8 @@ def faults(content: dict[str, Any], dataset: Any) -> Iterator[str]:
     sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
     for annotation in content["annotations"]:  # evaluators use those that the data set skips, too
         number, box = annotation["id"], annotation["bbox"]
-        if not (isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))):
+        numbers = isinstance(box, list) and all(isinstance(x, (int, float)) for x in box)
+        if not (numbers and len(box) == 4 and all(map(math.isfinite, box))):
             yield f": annotation {number} has the box {box}; expected x, y, width and height"
         mask, size = annotation.get("segmentation"), sizes.get(annotation["image_id"])
         if isinstance(mask, dict) and size and list(mask.get("size", ())) != size:
@@ -62,11 +63,6 @@ def few(names: Iterable[str]) -> str:
     """Join the first five of some names."""
     names = list(names)
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def is_finite(number: Any) -> bool:
-    """Tell whether a value is a number, and finite."""
-    return isinstance(number, (int, float)) and math.isfinite(number)
 
 
 def count_skipped(content: dict[str, Any], dataset: Any) -> Counter[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import time
 from typing import Any
 
@@ -13,6 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from ..errors import UserError
 from ..registry import HOOKS
 from . import backbones, batches, checkpoints, finite  # noqa: F401  which register theirs
+from .loops import validation_is_due
 from .randomness import STEP, VALIDATION, PlacedBatchSampler, seed_everything
 
 
@@ -95,13 +95,9 @@ class CatchUpHook(Hook):
                 f"this process has not loaded {start.path}, from which the first one goes on: "
                 f"the work dir {runner.work_dir} has to be one for all machines of a run"
             )
-        if "place" not in start.meta or start.meta["validated"] or runner.val_loop is None:
+        if "place" not in start.meta or start.meta["validated"]:
             return
-        by_epoch = isinstance(loop, EpochBasedTrainLoop)
-        now, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
-        interval = loop.dynamic_intervals[bisect.bisect(loop.dynamic_milestones, now + 1) - 1]
-        is_due = now >= max(loop.val_begin, 1) and (now % interval == 0 or now == end)
-        within_epoch = by_epoch and start.meta["place"][1]
-        if is_due and not within_epoch:
+        within_epoch = isinstance(loop, EpochBasedTrainLoop) and start.meta["place"][1]
+        if not within_epoch and validation_is_due(loop):
             runner.logger.info("validating what was saved and not validated any more")
             runner.val_loop.run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import bisect
 from typing import Any
 
 from mmengine.dist import get_rank
@@ -43,6 +43,17 @@ def build_data(
     return loader, start
 
 
+def validation_is_due(loop: HostEpochs | HostIterations) -> bool:
+    """Tell whether a training has to validate where its loop is."""
+    if loop.runner.val_loop is None:
+        return False
+    by_epoch = isinstance(loop, HostEpochs)
+    now, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    step = bisect.bisect(loop.dynamic_milestones, now + 1)
+    loop.val_interval = loop.dynamic_intervals[step - 1]
+    return bool(now >= max(loop.val_begin, 1) and (now % loop.val_interval == 0 or now == end))
+
+
 @LOOPS.register_module()
 class EpochBasedTrainLoop(HostEpochs):
     """Train by epochs, from the checkpoint's place in the data; the options are mmengine's."""
@@ -54,7 +65,10 @@ class EpochBasedTrainLoop(HostEpochs):
 
 @LOOPS.register_module()
 class IterBasedTrainLoop(HostIterations):
-    """Train by iterations, from the checkpoint's place in the data; the options are mmengine's."""
+    """Train by iterations, from the checkpoint's place in the data; the options are mmengine's.
+
+    mmengine's own loop would load all batches that were trained on, to pass over them.
+    """
 
     def __init__(self, runner: Any, dataloader: Any, *args: Any, **options: Any) -> None:
         dataloader, self.start = build_data(runner, dataloader, by_epoch=False)
@@ -62,8 +76,17 @@ class IterBasedTrainLoop(HostIterations):
 
     def run(self) -> nn.Module:
         """Train to the end; return the model."""
-        if isinstance(self.dataloader.batch_sampler, PlacedBatchSampler):
-            # mmengine's loop would load all batches that were trained on, to pass over them.
-            passed_over = itertools.repeat(None, self.iter)
-            self.dataloader_iterator: Any = itertools.chain(passed_over, self.dataloader_iterator)
-        return super().run()
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")  # all of it is one, for hooks
+        if not isinstance(self.dataloader.batch_sampler, PlacedBatchSampler):
+            for _ in range(self.iter):  # of a sampler that no config has made
+                next(self.dataloader_iterator)
+        while self.iter < self.max_iters and not self.stop_training:
+            runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            if validation_is_due(self):
+                runner.val_loop.run()
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+        return runner.model

@@ -75,25 +75,23 @@ class Batch(Sequence[int]):
 
 
 @DATA_SAMPLERS.register_module()
+@dataclass(eq=False)
 class PlacedBatchSampler:
     """Sample batches from any place of the stream on.
 
     Until `begin` is called, the batches are those of `batch_sampler`, or else of torch's own.
     """
 
-    def __init__(
-        self,
-        sampler: Any,
-        batch_size: int,
-        batch_sampler: dict[str, Any] | None = None,
-        drop_last: bool = False,
-    ) -> None:
-        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
-        if batch_sampler is None:
-            self.batches = BatchSampler(sampler, batch_size, drop_last)
-        else:
-            given = dict(sampler=sampler, batch_size=batch_size)
-            self.batches = ROOT_SAMPLERS.build(batch_sampler, default_args=given)
+    sampler: Any  # of the indices
+    batch_size: int
+    batch_sampler: dict[str, Any] | None = None  # config of the one that groups the indices
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        self.batches: Any = BatchSampler(self.sampler, self.batch_size, self.drop_last)
+        if self.batch_sampler is not None:
+            given = dict(sampler=self.sampler, batch_size=self.batch_size)
+            self.batches = ROOT_SAMPLERS.build(self.batch_sampler, default_args=given)
         self.seed: int | None = None
         self.epoch = 0  # of the next pass
         self.skip = 0  # batches that were trained on, from that pass on
@@ -145,10 +143,7 @@ class PlacedBatchSampler:
 def start_worker(worker_id: int, then: Any = None, quiet: bool = False) -> None:
     """Have a data loader's worker end with its parent, and draw what torch's seed says.
 
-    Args:
-        worker_id: from 0.
-        then: config of a `worker_init_fn` of the user's, which is called, too.
-        quiet: keep all workers but the first from warning.
+    `then` is the config of a user's `worker_init_fn`; `quiet` silences all workers but the first.
     """
     end_with_parent()  # torch's workers watch it, too, but wait for ever with much to hand over
     info = get_worker_info()

@@ -26,10 +26,6 @@ from .config import check_file
 NOTE = "last_checkpoint"  # mmengine's, in the work dir: the path of the newest checkpoint
 # What is needed of a checkpoint's meta.
 META = ("epoch", "iter", "time", "saved", "seed", "order", "place", "validated")
-NO_TRAINING = (
-    "holds no state of a training to resume; for its weights alone, leave out --resume and give it "
-    "by --cfg-options load_from=FILE"
-)
 
 
 @dataclass
@@ -177,13 +173,24 @@ def read_start(path: str) -> Start:
     except Exception as error:  # a damaged file can make its reader raise anything
         check_undamaged(path)  # says what is wrong, as a rule
         raise UserError(f"checkpoint {path} cannot be read: {first_line(error)}") from error
-    parts: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
-    meta: Any = parts.get("meta")
-    # The best and published ones have no optimizer: mmengine would go on with a fresh one.
-    known = isinstance(meta, dict) and {"epoch", "iter"} <= meta.keys()
-    if not known or not {"message_hub", "optimizer"} <= parts.keys():
-        raise UserError(f"checkpoint {path} {NO_TRAINING}")
+    meta = meta_of_training(loaded, f"checkpoint {path}")
     return Start(path, {key: meta[key] for key in META if key in meta})
+
+
+def meta_of_training(checkpoint: Any, name: str) -> dict[str, Any]:
+    """Return a checkpoint's meta, or raise UserError where no training can go on from it."""
+    kinds = dict(epoch=int, iter=int, log_scalars=dict, runtime_info=dict, resumed_keys=dict)
+    parts = checkpoint if isinstance(checkpoint, dict) else {}
+    meta, hub = parts.get("meta"), parts.get("message_hub")
+    state = {**meta, **hub} if isinstance(meta, dict) and isinstance(hub, dict) else {}
+    # The best and published ones have no optimizer: mmengine would go on with a fresh one.
+    fits = all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+    if not fits or "optimizer" not in parts:
+        raise UserError(
+            f"{name} holds no state of a training to resume; for its weights alone, leave out "
+            "--resume and give it by --cfg-options load_from=FILE"
+        )
+    return dict(meta or {})
 
 
 def check_undamaged(path: str) -> None:

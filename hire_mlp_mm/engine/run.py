@@ -121,11 +121,7 @@ def test(cfg: Config, checkpoint: str) -> dict[str, float]:
 
 
 def build_runner(cfg: Config) -> Any:
-    """Build mmengine's runner of a hardened config; its log says which ops mmcv has.
-
-    Raises:
-        UserError: the model, or what belongs to it, cannot be built.
-    """
+    """Build mmengine's runner of a hardened config, or raise UserError."""
     if cfg.launcher == "pytorch" and get_device() == "cpu":
         join_processes_on_cpu(cfg)
     cfg.setdefault("runner_type", f"{SCOPE}.{'FlexibleRunner' if 'strategy' in cfg else 'Runner'}")
