@@ -6,11 +6,10 @@ is exact (docs/performance.md has what each part gains):
 - Every BatchNorm is an affine map per channel, and goes into the weights beside it. Only the output
   norms stay, as a scale and a shift: the next stage reads the same map without them.
 - The gate reads the mean of each branch. A branch is linear after its small hidden map, so its mean
-  is a product of that of the hidden tokens, and one small product is the gate's first layer. The
-  gate is known before any full-size branch is there, and goes into the weights that make them:
-  branches are added up as they come, none is kept.
+  is a product of the hidden map's mean. So the gate is known before any branch is there, and goes
+  into the weights that make them: branches are added up as they come, none is kept.
 - On maps with many tokens the output weights `proj` go into the branches' weights, too, and the
-  residual path becomes an identity in the pointwise branch.
+  shortcut becomes an identity in the pointwise branch.
 - Maps are (B, H, W, C): a 1x1 convolution is a matrix product, tokens of a region are neighbours.
 """
 
@@ -18,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,27 +25,26 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import ops
-from .hire_mlp import HEIGHT, Block, ConvNormAct, HireMLPNet, RegionBranch, Stage
+from .hire_mlp import HEIGHT, WIDTH, Block, HireMLPNet, RegionBranch, Stage
 from .ops import channels_first, tokens_first
 
 # Tokens at a time in the channel MLP on a CPU, per thread: their hidden map stays in the cache.
 CHUNK = 1024
+ONEDNN_TOKENS = 2048  # from which on oneDNN is faster than what torch takes by itself
 
 
 def fuse(model: nn.Module) -> nn.Module:
     """Make the exact inference form of a network, or of a model that holds one or several.
 
-    Equal to `model.eval()` up to rounding, for images of any size. It has no BatchNorm, stays in
-    evaluation mode whatever `train()` says, and its weights need no gradients. It runs in the type
-    of its weights (`.bfloat16()`, `.half()`), autocast or not; outputs have the type and the memory
-    format of the image (contiguous, unless that is channels last).
+    The result equals `model.eval()` up to rounding, for images of any size. It stays in evaluation
+    mode and needs no gradients. It runs in the type of its weights (`.bfloat16()`, `.half()`),
+    autocast or not; outputs have the type and the memory format of the image.
 
     Args:
         model: a `HireMLP`, or a detector, segmentor or classifier with such backbones.
 
     Returns:
-        A new network, or a copy of the model in evaluation mode with its backbones replaced. The
-        model is left as it is.
+        A new network, or a copy of the model with its backbones replaced; the model is left as is.
 
     Raises:
         ValueError: no HireMLP in the model, a norm other than BatchNorm, or zero padding, whose
@@ -66,14 +65,12 @@ def fuse(model: nn.Module) -> nn.Module:
 def check_fusable(network: HireMLPNet, prefix: str) -> None:
     """Raise ValueError that names the first norm or padding that cannot be folded."""
     for name, module in network.named_modules(prefix=prefix):
-        if isinstance(module, RegionBranch):
-            paddings = dict(shift=module.shift_padding, region=module.region_padding)
-            for kind, padding in paddings.items():
-                if padding == "zero":
-                    raise ValueError(
-                        f"fuse: {name} has {kind}_padding='zero'; only circular and replicate "
-                        f"padding can be fused: use the network as it is"
-                    )
+        for kind in ("shift_padding", "region_padding"):
+            if getattr(module, kind, None) == "zero":
+                raise ValueError(
+                    f"fuse: {name} has {kind}='zero'; only circular and replicate padding can be "
+                    f"fused: use the network as it is"
+                )
         is_norm = name.rpartition(".")[2].startswith("norm") and not isinstance(module, nn.Identity)
         if is_norm and not (isinstance(module, _BatchNorm) and module.running_mean is not None):
             raise ValueError(
@@ -85,18 +82,14 @@ def check_fusable(network: HireMLPNet, prefix: str) -> None:
 # Folding, in float64 ----------------------------------------------------------------------------
 
 
-def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
     """Turn a BatchNorm in evaluation mode into `x * scale + shift`, each (C,)."""
-    assert isinstance(norm, _BatchNorm)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.detach().double()
-    return scale, shift
+    mean, variance, weight, bias = (
+        value if value is None else value.detach().double()
+        for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
+    scale = (variance + norm.eps).rsqrt() * (1 if weight is None else weight)
+    return scale, (0 if bias is None else bias) - mean * scale
 
 
 def affine(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -128,54 +121,45 @@ def constant(value: Tensor, like: Tensor) -> nn.Parameter:
 
 
 def linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    act: str = "none",
-    add: Tensor | None = None,
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "", add: Tensor | None = None
 ) -> Tensor:
-    """Compute `act(x @ weight.T + bias)`, or the product plus `add`, by oneDNN if at hand.
+    """Compute `act(x @ weight.T + bias)`, or the product plus `add`.
 
-    Torch takes MKL for a float32 product on a CPU; oneDNN is faster on other CPUs than Intel's,
-    adds and activates on the way.
+    Torch takes MKL for a float32 product on a CPU. On many tokens oneDNN is faster, where the CPU
+    is not Intel's; it adds and activates on the way.
 
     Args:
-        x: (..., K).
-        weight: (N, K).
-        bias: (N,).
-        act: `none`, `relu` or `gelu`; not together with `add`.
+        x, weight, bias: (..., K), (N, K), (N,).
+        act: nothing, `relu` or `gelu`; not together with `add`.
         add: (..., N).
     """
     if has_onednn(x):
         op = torch.ops.mkldnn._linear_pointwise
         if add is not None:
             return op.binary(x, add, weight, bias, "add")
-        return op(x, weight, bias, act, [], "none" if act == "gelu" else "")
+        return op(x, weight, bias, act or "none", [], "none" if act == "gelu" else "")
     out = F.linear(x, weight, bias)
-    if act == "relu":
-        out = out.relu_()
-    elif act == "gelu":
-        out = torch.ops.aten.gelu_(out)
+    if act:
+        out = getattr(torch.ops.aten, f"{act}_")(out)
     return out if add is None else out.add_(add)
 
 
 def has_onednn(x: Tensor) -> bool:
-    """Tell whether `linear` can hand `x` to oneDNN."""
+    """Tell whether oneDNN can make a product of `x`, (..., K), and is the faster one."""
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.requires_grad:
         return False
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+    onednn = torch.backends.mkldnn
+    if not (onednn.is_available() and onednn.enabled) or x.numel() < ONEDNN_TOKENS * x.shape[-1]:
         return False
-    if x.dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return x.dtype == torch.float32
+    bfloat16 = x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return bfloat16 or x.dtype == torch.float32
 
 
 def batch_linear(x: Tensor, weight: Tensor, start: Tensor) -> Tensor:
     """Compute `start + x @ weight.T`, every image with its own weight.
 
     Args:
-        x: (B, M, K).
-        weight: (B, N, K).
+        x, weight: (B, M, K), (B, N, K).
         start: a bias (B, 1, N), or (B, M, N).
     """
     if not has_onednn(x) or len(x) > 1:
@@ -188,9 +172,11 @@ def batch_linear(x: Tensor, weight: Tensor, start: Tensor) -> Tensor:
 # Modules: maps are (B, H, W, C) -----------------------------------------------------------------
 
 
-def fuse_conv(layer: ConvNormAct) -> ConvNormAct:
+def fuse_conv(layer: Any) -> Any:
     """Copy the stem or a downsampling layer, with its norm in the convolution."""
     fused = copy.deepcopy(layer)
+    if isinstance(layer, nn.Identity):
+        return fused
     weight, bias = fold_after(layer.norm, *affine(layer.proj))
     weight = weight.contiguous(memory_format=torch.channels_last)
     fused.proj.weight = constant(weight, layer.proj.weight)
@@ -221,9 +207,7 @@ class FusedBranch(nn.Module):
         dim = len(weight) // p
         self.expand = constant(weight.view(dim, p, dim // 2).transpose(0, 1).contiguous(), like)
         self.expand_bias = constant(bias.view(dim, p).t().contiguous(), like)
-        self.axis = branch.axis
-        self.region_size = p
-        self.shift = branch.shift
+        self.axis, self.region_size, self.shift = branch.axis, p, branch.shift
         self.region_padding = branch.region_padding
 
     def hidden(self, x: Tensor) -> Tensor:
@@ -238,22 +222,15 @@ class FusedBranch(nn.Module):
             x = x.reshape(B, H, -1, p * C)
         return linear(x, self.weight, self.bias, act="relu")
 
-    def restore(self, hidden: Tensor, size: int, weight: Tensor, bias: Tensor) -> Tensor:
-        """Turn the hidden tokens into the map (B, H, W, C), by an image's own weights.
-
-        Args:
-            hidden: (B, H / p, W, C // 2), or along W.
-            size: of the map along the axis.
-            weight: (B, p, C, C // 2).
-            bias: (B, p, C).
-        """
+    def tokens(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Turn hidden tokens into the shifted map; weight (B, p, C, C // 2), bias (B, p, C)."""
         B, H, W, _ = hidden.shape
         p, C = weight.shape[1:3]
         x = batch_linear(hidden.flatten(1, 2), weight.flatten(1, 2), bias.view(B, 1, p * C))
         # (B, H * W, p * C) -> (B, H, W, p, C), where H or W counts regions
         x = x.view(B, H, W, p, C)
         x = x.transpose(2, 3).reshape(B, H * p, W, C) if self.axis == HEIGHT else x.flatten(2, 3)
-        return tokens_first(ops.unshift(channels_first(x), self.axis, self.shift, size))
+        return channels_first(x)
 
     def token_means(self, hidden: Tensor, size: int) -> Tensor:
         """Sum the hidden map of each token of a region, over the map's size: (B, p, C // 2 + 1).
@@ -271,10 +248,6 @@ class FusedBranch(nn.Module):
         last = F.pad(hidden.select(axis, regions - 1).mean(1), (0, 1), value=1.0)[:, None] / size
         beyond = torch.arange(p, device=hidden.device) >= size - (regions - 1) * p
         return mean - last * beyond[:, None]
-
-    def extra_repr(self) -> str:
-        axis = "height" if self.axis == HEIGHT else "width"
-        return f"axis={axis}, region_size={self.region_size}, shift={self.shift}"
 
 
 class FusedBlock(nn.Module):
@@ -322,13 +295,10 @@ class FusedBlock(nn.Module):
         return channels_first(self.add_mlp_(self.mix(tokens_first(x).contiguous())))
 
     def mix(self, x: Tensor) -> Tensor:
-        """Return `x` plus the token mixer of `x`, and the bias that `add_mlp_` leaves out.
+        """Return `x`, (B, H, W, C), plus its token mixer and the bias that `add_mlp_` leaves out.
 
         The gate goes into the weights of the branches, image by image, and so does `proj` where
         that pays.
-
-        Args:
-            x: (B, H, W, C), contiguous.
         """
         B, H, W, C = x.shape
         height, width = self.height.hidden(x), self.width.hidden(x)
@@ -345,27 +315,25 @@ class FusedBlock(nn.Module):
             width_bias = self.width.expand_bias @ proj[:, 1].mT
             bias = linear(gate[:, 2] * self.channel_bias, self.proj, self.proj_bias)
         else:
-            by_height, by_width, by_channel = gate[:, :, None].unbind(1)
-            pointwise = by_channel.mT * self.channel
-            to_height = by_height[..., None] * self.height.expand
-            to_width = by_width[..., None] * self.width.expand
-            height_bias = by_height * self.height.expand_bias
-            width_bias = by_width * self.width.expand_bias
+            # (B, 1, C) each
+            gates = gate[:, :, None].unbind(1)
+            pointwise = gates[2].mT * self.channel
+            to_height = gates[0][..., None] * self.height.expand
+            to_width = gates[1][..., None] * self.width.expand
+            height_bias = gates[0] * self.height.expand_bias
+            width_bias = gates[1] * self.width.expand_bias
             bias = gate[:, 2] * self.channel_bias
         width_bias = width_bias + bias[:, None]
 
-        out = self.width.restore(width, W, to_width, width_bias).reshape(B, H * W, C)
-        out = batch_linear(x.view(B, H * W, C), pointwise, out).view(B, H, W, C)
-        out = out.add_(self.height.restore(height, H, to_height, height_bias))
+        out = self.width.tokens(width, to_width, width_bias)
+        out = tokens_first(ops.unshift(out, WIDTH, self.width.shift, W)).reshape(B, H * W, C)
+        out = channels_first(batch_linear(x.view(B, H * W, C), pointwise, out).view(B, H, W, C))
+        by_height = self.height.tokens(height, to_height, height_bias)
+        out = tokens_first(ops.add_unshifted(out, by_height, HEIGHT, self.height.shift))
         return out if self.folds_proj(H * W) else linear(out, self.proj, self.proj_bias, add=x)
 
     def gate(self, x: Tensor, height: Tensor, width: Tensor) -> Tensor:
-        """Weigh each branch by image and channel, (B, 3, C), before the branches are there.
-
-        Args:
-            x: (B, H, W, C).
-            height, width: hidden tokens of the region branches.
-        """
+        """Weigh the branches of `x`, (B, H, W, C), by their hidden tokens alone: (B, 3, C)."""
         B, H, W, C = x.shape
         by_height = self.height.token_means(height, H).flatten(1)
         by_width = self.width.token_means(width, W).flatten(1)
@@ -388,32 +356,21 @@ class FusedBlock(nn.Module):
     def add_mlp_(self, x: Tensor) -> Tensor:
         """Add the channel MLP of `x` to `x`, (B, H, W, C), in place."""
         tokens = x.view(-1, x.shape[3])
-        chunks: tuple[Tensor, ...] = (tokens,)
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            chunks = tokens.split(CHUNK * torch.get_num_threads())
-        for chunk in chunks:
+        whole = x.device.type != "cpu" or torch.compiler.is_compiling()
+        for chunk in [tokens] if whole else tokens.split(CHUNK * torch.get_num_threads()):
             hidden = linear(chunk, self.fc1, self.fc1_bias, act="gelu")
             chunk.add_(linear(hidden, self.fc2))
         return x
 
 
-def fuse_stage(stage: Stage) -> Stage:
-    """Make the inference form of a stage."""
-    first = stage.downsample
-    downsample = fuse_conv(first) if isinstance(first, ConvNormAct) else nn.Identity()
-    return Stage(downsample, [FusedBlock(block) for block in stage.blocks])  # type: ignore[arg-type, misc]
-
-
 class ScaleShift(nn.Module):
     """Scale and shift channels of (B, C, H, W), as a BatchNorm does in evaluation mode."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: Any) -> None:
         super().__init__()
         scale, shift = scale_and_shift(norm)
-        like = norm.running_mean
-        assert isinstance(like, Tensor)
-        self.scale = constant(scale.view(-1, 1, 1), like)
-        self.shift = constant(shift.view(-1, 1, 1), like)
+        self.scale = constant(scale.view(-1, 1, 1), norm.running_mean)
+        self.shift = constant(shift.view(-1, 1, 1), norm.running_mean)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.shift, x, self.scale)
@@ -426,19 +383,19 @@ class FusedHireMLP(nn.Module):
         arch, out_indices, out_channels, strides: as in `HireMLPNet`.
     """
 
-    def __init__(self, network: HireMLPNet) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
-        self.arch = network.arch
-        self.out_indices = network.out_indices
-        self.out_channels = network.out_channels
-        self.strides = network.strides
+        self.arch, self.out_indices = network.arch, network.out_indices
+        self.out_channels, self.strides = network.out_channels, network.strides
         self.stem = fuse_conv(network.stem)
-        self.stages = nn.ModuleList(map(fuse_stage, network.stages))  # type: ignore[arg-type]
+        self.stages = nn.ModuleList(
+            Stage(fuse_conv(stage.downsample), map(FusedBlock, stage.blocks))
+            for stage in network.stages
+        )
         for i in self.out_indices:
             norm = getattr(network, f"norm{i}")
-            self.add_module(
-                f"norm{i}", nn.Identity() if isinstance(norm, nn.Identity) else ScaleShift(norm)
-            )
+            identity = isinstance(norm, nn.Identity)
+            self.add_module(f"norm{i}", nn.Identity() if identity else ScaleShift(norm))
         self.eval()
 
     def train(self, mode: bool = True) -> FusedHireMLP:
@@ -447,9 +404,9 @@ class FusedHireMLP(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Compute the pyramid of an image batch; see `HireMLPNet.forward`."""
-        kind = image.device.type
-        enabled = torch.is_autocast_enabled(kind)
-        with torch.autocast(kind, enabled=False) if enabled else nullcontext():
+        device = image.device.type
+        autocast = torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
             x = image.to(self.stem.proj.weight.dtype)
             x = self.stem(x.contiguous(memory_format=torch.channels_last))
             outputs = []

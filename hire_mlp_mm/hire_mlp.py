@@ -39,7 +39,7 @@ for the same numbers in `lean.py`, the inference form in `fuse.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -216,7 +216,7 @@ class ConvNormAct(nn.Module):
 class Stage(nn.Module):
     """Downsample (not in the first stage), then run blocks at one resolution."""
 
-    def __init__(self, downsample: nn.Module, blocks: Sequence[Block]) -> None:
+    def __init__(self, downsample: nn.Module, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.downsample = downsample
         self.blocks = nn.ModuleList(blocks)

@@ -98,6 +98,16 @@ def unshift(x: Tensor, axis: int, shift: int, size: int) -> Tensor:
     return circular_slice(x, axis, shift, size, size)
 
 
+def add_unshifted(out: Tensor, x: Tensor, axis: int, shift: int) -> Tensor:
+    """Add the first tokens of `x`, shifted back circularly, to `out`, which may be overwritten."""
+    size = out.shape[axis]
+    if torch.compiler.is_compiling():
+        return out + unshift(x, axis, shift, size)
+    for done, source, run in runs(shift, size, size):
+        out.narrow(axis, done, run).add_(x.narrow(axis, source, run))
+    return out
+
+
 @wrap
 def regions_to_tokens(x: Tensor, axis: int, region_size: int) -> Tensor:
     """Spread the channels of each region over its tokens.
