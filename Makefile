@@ -52,8 +52,8 @@ test-torch-min: ## run the tests on the oldest torch that is claimed, in .venv-t
 	$(MAKE) test VENV=.venv-torch-min LOCK=requirements/lock-torch-min.txt
 
 fuzz: env ## read 10,000 odd weight files of each kind, and one with 3 GB of junk
-	FUZZ_EXAMPLES=10000 JUNK_TENSORS=800 $(BIN)/python -m pytest tests/test_fuzz_weights.py \
-		tests/test_hostile_files.py::test_junk_beside_the_weights_takes_no_memory $(ARGS)
+	FUZZ_EXAMPLES=10000 JUNK_TENSORS=800 $(BIN)/python -m pytest tests/ground_floor/test_fuzz_weights.py \
+		tests/ground_floor/test_hostile_files.py::test_junk_beside_the_weights_takes_no_memory $(ARGS)
 
 chaos: env ## kill trainings 200 times, go on each time, and show that nothing is lost
 	$(BIN)/python dev/chaos.py $(ARGS)

@@ -1,7 +1,7 @@
 """Mend faults of the hosts for which they offer no extension point: the one file of patches.
 
 Each fault has a class or function here, which says what is wrong and in which releases, and a test
-in tests/test_host_faults.py that fails on the day when the host has mended it. Then it goes.
+in test_host_faults.py that fails on the day when the host has mended it. Then it goes.
 """
 
 from __future__ import annotations

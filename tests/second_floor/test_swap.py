@@ -10,9 +10,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from sweep import table, train_a_step
 
+from hire_mlp_mm.arch import ARCHS
 from hire_mlp_mm.configure import SwapError, make_swap, swap_backbone
 from hire_mlp_mm.engine.config import find_config
-from hire_mlp_mm.arch import ARCHS
 from tests.conftest import ROOT
 
 # One config for each way in which a model reads its backbone; dev/sweep.py tries all families.

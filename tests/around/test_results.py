@@ -8,8 +8,8 @@ import model_tables
 import pytest
 
 from hire_mlp_mm.weights import WEIGHTS
+from tests.around.test_configs import ARCH_OF, CONFIGS, MODELS_BY_NAME, RECIPES
 from tests.conftest import ROOT
-from tests.test_configs import ARCH_OF, CONFIGS, MODELS_BY_NAME, RECIPES
 
 
 def test_recipes_page_has_the_metafiles_tables():

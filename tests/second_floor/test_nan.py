@@ -274,7 +274,11 @@ def one_process(rank: int) -> None:
 
 def test_all_processes_stop():
     port = free_port()
-    code = "import sys, tests.conftest, tests.test_nan as t; t.one_process(int(sys.argv[1]))"
+    code = (
+        "import sys, tests.conftest\n"
+        "from tests.second_floor.test_nan import one_process\n"
+        "one_process(int(sys.argv[1]))"
+    )
     env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONUNBUFFERED": "1"}
     processes = [
         subprocess.Popen(

@@ -10,7 +10,7 @@ import torch
 
 from hire_mlp_mm import HireMLPNet
 from tests.conftest import NANO, ROOT
-from tests.test_loading import training
+from tests.first_floor.test_loading import training
 
 BLOCK = """
 import sys

@@ -40,12 +40,12 @@ from hire_mlp_mm.cli import leave_process_group
 from hire_mlp_mm.engine.processes import join_processes_on_cpu
 from hire_mlp_mm.engine.run import build_runner
 from hire_mlp_mm.hire_mlp import Block
-from tests import test_resume
+from tests.around.test_configs import build, load, training_data
 from tests.conftest import ROOT, free_port
-from tests.test_backbone import OUT_INDICES
-from tests.test_configs import build, load, training_data
-from tests.test_resume import LOOPS, CrashError, CrashHook
-from tests.test_tools import DETECTION, SEGMENTATION, metrics, options
+from tests.first_floor.test_backbone import OUT_INDICES
+from tests.roof.test_tools import DETECTION, SEGMENTATION, metrics, options
+from tests.second_floor import test_resume
+from tests.second_floor.test_resume import LOOPS, CrashError, CrashHook
 
 FSDP = "configs/upernet_hire_l_ade20k_fsdp.py"
 

@@ -21,7 +21,7 @@ from hire_mlp_mm.checkpoint import CheckpointError, read_checkpoint
 from tests.conftest import ROOT
 from tests.hostile import exploits, pickled, torch_zip
 from tests.reference import classifier_state
-from tests.test_export import CAN_EXPORT
+from tests.second_floor.test_export import CAN_EXPORT
 
 SEGMENTATION = "configs/upernet_hire_nano_shapes.py"
 PROGRAM = "__import__('os').system('touch {}')"

@@ -27,10 +27,10 @@ from shapes import write_shapes
 from hire_mlp_mm.checkpoint import cached_path
 from hire_mlp_mm.engine.config import find_config
 from hire_mlp_mm.weights import WEIGHTS
+from tests.around.test_configs import training_data
 from tests.conftest import ROOT, free_port
 from tests.reference import classifier_state
-from tests.test_configs import training_data
-from tests.test_export import CAN_EXPORT
+from tests.second_floor.test_export import CAN_EXPORT
 
 # In this order a reader has the checkpoints that a later page asks for.
 NAMES = ("finetuning", "recipes", "export", "troubleshooting", "reliability", "performance")

@@ -19,9 +19,9 @@ from hire_mlp_mm.fuse import FusedBlock, FusedHireMLP, fuse
 from hire_mlp_mm.hire_mlp import HireMLPNet
 from hire_mlp_mm.lean import LeanBlock
 from tests.conftest import NANO, ROOT, needs_compiler
+from tests.ground_floor.test_golden import build, load, of_kind, relative_error
+from tests.ground_floor.test_network import randomised
 from tests.reference import golden_input
-from tests.test_golden import build, load, of_kind, relative_error
-from tests.test_network import randomised
 
 TINY_SIZES = [(1, 1), (1, 40), (2, 2), (3, 3), (16, 16), (17, 33), (33, 47), (64, 1)]
 DETECTION = "configs/cascade_mask_rcnn_hire_nano_shapes.py"

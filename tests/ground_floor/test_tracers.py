@@ -9,7 +9,7 @@ import torch
 
 from hire_mlp_mm import HireMLP
 from hire_mlp_mm.hire_mlp import HireMLPNet
-from tests.test_network import randomised
+from tests.ground_floor.test_network import randomised
 
 SMALL = dict(
     depths=(1, 2), dims=(8, 12), region_sizes=(4, 3), shift_periods=(2, 2), shift_steps=(2, 1),

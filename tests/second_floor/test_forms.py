@@ -23,8 +23,8 @@ from hire_mlp_mm.engine.backbones import (
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.fuse import fuse
 from tests.conftest import NANO, needs_compiler
-from tests.test_fuse import largest_error
-from tests.test_network import randomised
+from tests.ground_floor.test_fuse import largest_error
+from tests.ground_floor.test_network import randomised
 
 SHALLOW = dict(depths=(2,), dims=(16,), region_sizes=(4,), shift_periods=(2,), shift_steps=(2,),
                mlp_ratios=(4,))  # fmt: skip

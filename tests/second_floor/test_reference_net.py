@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from hire_mlp_mm.bench.reference_net import ReferenceNet
-from hire_mlp_mm.hire_mlp import REGION_PADDINGS, SHIFT_PADDINGS, HireMLPNet
+from hire_mlp_mm.hire_mlp import HireMLPNet
+from hire_mlp_mm.ops import REGION_PADDINGS, SHIFT_PADDINGS
 from tests.conftest import NANO
-from tests.test_network import randomised
+from tests.ground_floor.test_network import randomised
 
 
 @pytest.mark.parametrize("size", [(64, 96), (97, 131), (113, 75)])
