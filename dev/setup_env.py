@@ -1,30 +1,30 @@
 """Make, update or mend the project's virtual environment; every `make` target calls this first.
 
 A stamp in the environment says what it was made from: while that holds, there is nothing to do.
-The stamp is emptied first and written last, so that what was interrupted is made anew.
-
-Standard library only, and without what Python 3.6 cannot parse: it is told that it is too old.
+It is emptied first and written last, so that what was interrupted is made anew. This file has to
+parse on Python 3.6, which is told that it is too old.
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 
 ROOT = Path(__file__).resolve().parent.parent
-# The caller's environment may say how to reach an index. What to install and where to, the lock
-# and this script decide: a folder of wheels in UV_FIND_LINKS may hold a CPU build of torch, which
-# passes for the pinned version and does not work with the pinned torchvision.
-LEFT_OUT = "(PIP|UV)_(?!.*(CACHE|CERT|CONFIG_FILE|HOST|INDEX|KEYRING|OFFLINE|PROXY|TIMEOUT|TLS))"
+# The caller's environment says how to reach an index, the lock what to install: a CPU build in
+# UV_FIND_LINKS passes for the pinned torch and does not work with the pinned torchvision.
+KEPT = "CACHE|CERT|CONFIG_FILE|FIND|HOST|INDEX|KEYRING|OFFLINE|PROXY|TIMEOUT|TLS"
+LEFT_OUT = f"UV_FIND|(PIP|UV)_(?!.*({KEPT}))"
 # What an installer says when it fails, and what to tell the user.
 HINTS = {
     "no space left|quota exceeded": "the disk or the quota is full; free some and try again",
-    "ensurepip": "this Python has no ensurepip; install its venv package (python3-venv)",
     "no matching|failed to fetch|sending request|dns error|timed out|registry|connection": "the "
     "package index did not give what was asked for; check the network and try again (behind a "
     "mirror set UV_DEFAULT_INDEX: uv does not read pip's settings)",
@@ -39,24 +39,27 @@ def main():
     parser.add_argument("--exact", action="store_true", help="it has to be of this very Python")
     args = parser.parse_args()
     try:
-        set_up(Path(args.venv), args.lock, args.min_free_gb, args.exact)
+        with open(str(args.lock)) as lock:
+            with suppress(OSError):  # some network disks cannot lock
+                fcntl.flock(lock, fcntl.LOCK_EX)  # one run at a time; another waits here
+            set_up(Path(args.venv), args.lock, args.min_free_gb, args.exact)
     except OSError as error:  # a full or read-only disk, a folder that may not be written to
         sys.exit(f"setup_env: {error}")
-    except KeyboardInterrupt:
-        sys.exit("setup_env: interrupted; the next run starts over")
 
 
 def set_up(venv, lock, min_free_gb, exact):
     """Do what the stamp leaves to do."""
     stamp, python, uv = venv / "setup_env.json", venv / "bin/python", venv / "bin/uv"
-    found = json.loads(stamp.read_text() or "{}") if stamp.exists() else {}
-    # A moved project holds an environment that points to its old place.
-    made = {"root": str(ROOT), "venv": str(venv), "python": "{}.{}.{}".format(*sys.version_info)}
-    if not exact:
-        made["python"] = found.get("python", made["python"])
+    try:
+        found = json.loads(stamp.read_text())
+    except (FileNotFoundError, ValueError):  # none, or half of one
+        found = {}
+    this = "{}.{}.{}".format(*sys.version_info)
+    version = this if exact else found.get("python", this)
+    made = {"root": str(ROOT), "venv": str(venv), "python": version}
     inputs = (lock, ROOT / "setup.py", ROOT / "hire_mlp_mm/__init__.py")
-    digest = hashlib.sha256(b"".join(path.read_bytes() + b"\0" for path in inputs))
-    wanted = {**made, "inputs": digest.hexdigest()}
+    digest = hashlib.sha256(b"".join(map(Path.read_bytes, inputs))).hexdigest()
+    wanted = {**made, "inputs": digest}
     usable = python.exists() and uv.exists() and made.items() <= found.items()
     if usable and found == wanted:
         return
@@ -67,7 +70,6 @@ def set_up(venv, lock, min_free_gb, exact):
         venv.mkdir(parents=True)
     stamp.write_text("{}")  # unfinished from here on, and recognisably ours
     if not usable:
-        # Not by the environment's own Python, which was removed with it.
         run(f"making {venv}", sys._base_executable, "-I", "-m", "venv", venv)
     pinned = re.search("^uv==[^ ;\n]+", lock.read_text(), re.M).group()
     run(f"installing {pinned}", python, "-I", "-m", "pip", "install", "--no-deps", pinned)
@@ -86,15 +88,14 @@ def check(venv, min_free_gb):
     if venv.exists() and not (venv / "setup_env.json").exists() and any(venv.iterdir()):
         sys.exit(f"setup_env: {venv} was not made by `make env`; name another: make VENV=DIR ...")
     cache = os.environ.get("UV_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home()
-    for place in (venv, Path(cache).absolute()):
-        while not place.exists():
-            place = place.parent
-        free_gb = shutil.disk_usage(str(place)).free / 1e9
+    for folder in (venv, Path(cache).absolute()):
+        while not folder.exists():
+            folder = folder.parent
+        free_gb = shutil.disk_usage(str(folder)).free / 1e9
         if free_gb < min_free_gb:
             sys.exit(
-                f"setup_env: {free_gb:.1f} GB are free on the disk of {place}, and a new "
-                f"environment needs {min_free_gb:g}; name another disk: make VENV=folder "
-                "UV_CACHE_DIR=folder ..., or try all the same: make MIN_FREE_GB=0 ..."
+                f"setup_env: {free_gb:.1f} GB are free on the disk of {folder}, {min_free_gb:g} are "
+                "needed; name another: make VENV=DIR UV_CACHE_DIR=DIR, or try: make MIN_FREE_GB=0"
             )
 
 

@@ -55,11 +55,12 @@ SMALL = ("r18", "r50", "tiny", "nano", "small", "_s_", "-s_", "-t_", "b0", "base
 WORKS, REFUSED, FAILED, NOT_BUILT = STATUSES = ("works", "refused", "failed", "does not build")
 IN_PART = "in part"
 METHOD = (
-    "Each config is taken as the host ships it, HireMLP-Tiny put in by `hire-mlp swap`, "
-    "and one training step done on two made-up images: `works` means that the loss and all "
-    "gradients of the backbone are finite. What does not work in the first environment was tried "
-    "in the next one. A family is a folder of configs; of each kind of model in it one config is "
-    "tried. A family of which nothing builds with its own backbone does not count."
+    "Each config is taken as the host ships it. `hire-mlp swap` puts HireMLP-Tiny in, and one "
+    "training step is done on two made-up images. `works` means that the loss and all gradients of "
+    "the backbone are finite. A config that does not work in the first environment was tried in "
+    "the next one. A family is a folder of configs. One config is tried for each kind of model in "
+    "it. A family does not count if none of its models builds with its own backbone. It is "
+    "`in part` if only some of its models train."
 )
 Row = dict[str, Any]
 
@@ -344,9 +345,9 @@ def table(rows: Sequence[Row]) -> str:
                 details.append(f"| {family} | `{config}` | {result}{reason and ': '}{reason} |")
     counts["all"] = sum(counts.values(), Counter())
     lines = [
-        "# What HireMLP plugs into",
+        "# In which models does HireMLP work?",
         "",
-        "Made by `python dev/sweep.py --out docs/compatibility.md`, in these environments:",
+        "`python dev/sweep.py --out docs/compatibility.md` made this page, in these environments:",
         "",
         *(f"{i}. {text}" for i, text in enumerate(stacks, 1)),
         "",

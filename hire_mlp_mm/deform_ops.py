@@ -107,13 +107,15 @@ def kernel_args(
 
 def convolved(*args: Any) -> Tensor:
     """Run torchvision's kernel with the `kernel_args` that `args` make."""
-    return torch.ops.torchvision.deform_conv2d(*kernel_args(*args))
+    arguments = kernel_args(*args)  # imports torchvision, which brings the kernel
+    return torch.ops.torchvision.deform_conv2d(*arguments)
 
 
 def gradients(grad_output: Tensor, *args: Any) -> Sequence[Tensor]:
     """Compute the gradients with respect to x, weight, offset, mask and bias."""
     grad = at_least_float(grad_output)
-    return torch.ops.torchvision._deform_conv2d_backward(grad, *kernel_args(*args))
+    arguments = kernel_args(*args)
+    return torch.ops.torchvision._deform_conv2d_backward(grad, *arguments)
 
 
 DEFORM_OPS = (

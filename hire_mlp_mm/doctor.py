@@ -33,7 +33,7 @@ OWNERS = {
     "numpy": ("numpy",),
     "setuptools": ("setuptools",),
     "cv2": tuple(CV2.split()),
-    "mmengine": ("mmengine", "onedl-mmengine"),
+    "mmengine": ("mmengine", "mmengine-lite", "onedl-mmengine"),
     "mmcv": ("mmcv-lite", "mmcv", "mmcv-full", "onedl-mmcv"),
     "mmdet": ("mmdet", "onedl-mmdetection"),
     "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),

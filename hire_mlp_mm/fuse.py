@@ -10,7 +10,7 @@ is exact (docs/performance.md has what each part gains):
   into the weights that make them: branches are added up as they come, none is kept.
 - On maps with many tokens the output weights `proj` go into the branches' weights, too, and the
   shortcut becomes an identity in the pointwise branch.
-- Maps are (B, H, W, C): a 1x1 convolution is a matrix product, tokens of a region are neighbours.
+- Maps are (B, H, W, C): a 1x1 convolution is a matrix product.
 """
 
 from __future__ import annotations
@@ -64,17 +64,20 @@ def fuse(model: nn.Module) -> nn.Module:
 
 def check_fusable(network: HireMLPNet, prefix: str) -> None:
     """Raise ValueError that names the first norm or padding that cannot be folded."""
-    for name, module in network.named_modules(prefix=prefix):
+    for name, module in network.named_modules():
+        path = f"{prefix}.{name}".lstrip(".")
         for kind in ("shift_padding", "region_padding"):
             if getattr(module, kind, None) == "zero":
                 raise ValueError(
-                    f"fuse: {name} has {kind}='zero'; only circular and replicate padding can be "
+                    f"fuse: {path} has {kind}='zero'; only circular and replicate padding can be "
                     f"fused: use the network as it is"
                 )
-        is_norm = name.rpartition(".")[2].startswith("norm") and not isinstance(module, nn.Identity)
-        if is_norm and not (isinstance(module, _BatchNorm) and module.running_mean is not None):
+        is_norm = name.rpartition(".")[2].startswith("norm")
+        foldable = isinstance(module, _BatchNorm) and module.running_mean is not None
+        is_no_output_norm = isinstance(module, nn.Identity) and "." not in name
+        if is_norm and not foldable and not is_no_output_norm:
             raise ValueError(
-                f"fuse: {name} is {type(module).__name__}; only BatchNorm with running "
+                f"fuse: {path} is {type(module).__name__}; only BatchNorm with running "
                 f"statistics can be folded: use the network as it is"
             )
 
@@ -92,7 +95,7 @@ def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
     return scale, (0 if bias is None else bias) - mean * scale
 
 
-def affine(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def weight_and_bias(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a convolution; a missing bias is zeros."""
     weight = layer.weight.detach().double()
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
@@ -125,8 +128,8 @@ def linear(
 ) -> Tensor:
     """Compute `act(x @ weight.T + bias)`, or the product plus `add`.
 
-    Torch takes MKL for a float32 product on a CPU. On many tokens oneDNN is faster, where the CPU
-    is not Intel's; it adds and activates on the way.
+    Torch takes MKL for a float32 product on a CPU. OneDNN adds and activates on the way, and was
+    the faster one on many tokens (on a CPU of AMD).
 
     Args:
         x, weight, bias: (..., K), (N, K), (N,).
@@ -145,7 +148,7 @@ def linear(
 
 
 def has_onednn(x: Tensor) -> bool:
-    """Tell whether oneDNN can make a product of `x`, (..., K), and is the faster one."""
+    """Tell whether oneDNN can make a product of `x`, (..., K), that has many tokens."""
     if torch.compiler.is_compiling() or x.device.type != "cpu" or x.requires_grad:
         return False
     onednn = torch.backends.mkldnn
@@ -177,7 +180,7 @@ def fuse_conv(layer: Any) -> Any:
     fused = copy.deepcopy(layer)
     if isinstance(layer, nn.Identity):
         return fused
-    weight, bias = fold_after(layer.norm, *affine(layer.proj))
+    weight, bias = fold_after(layer.norm, *weight_and_bias(layer.proj))
     weight = weight.contiguous(memory_format=torch.channels_last)
     fused.proj.weight = constant(weight, layer.proj.weight)
     fused.proj.bias = constant(bias, layer.proj.weight)
@@ -186,32 +189,34 @@ def fuse_conv(layer: Any) -> Any:
 
 
 class FusedBranch(nn.Module):
-    """Region branch in two halves: from the map to its hidden tokens, and from those to the map.
+    """Region branch in two halves: from the map to its hidden regions, and from those to the map.
 
     Attributes:
         weight: (C // 2, p * C), with the block's norm and the hidden one; bias: (C // 2,).
-        expand: (p, C, C // 2), the weight of each token of a region.
+        expand_weight: (p, C, C // 2), for each token of a region.
         expand_bias: (p, C).
     """
 
     def __init__(self, branch: RegionBranch, norm: nn.Module) -> None:
         super().__init__()
         like = branch.reduce.weight
-        weight, bias = fold_after(branch.norm, *fold_before(norm, *affine(branch.reduce)))
+        weight, bias = fold_after(branch.norm, *fold_before(norm, *weight_and_bias(branch.reduce)))
         # (C // 2, C, p, 1) or (C // 2, C, 1, p) -> (C // 2, p * C)
         self.weight = constant(weight.flatten(2).transpose(1, 2).flatten(1), like)
         self.bias = constant(bias, like)
         # (C * p, C // 2, 1, 1) -> (p, C, C // 2)
         p = branch.region_size
-        weight, bias = affine(branch.expand)
+        weight, bias = weight_and_bias(branch.expand)
         dim = len(weight) // p
-        self.expand = constant(weight.view(dim, p, dim // 2).transpose(0, 1).contiguous(), like)
+        self.expand_weight = constant(
+            weight.view(dim, p, dim // 2).transpose(0, 1).contiguous(), like
+        )
         self.expand_bias = constant(bias.view(dim, p).t().contiguous(), like)
         self.axis, self.region_size, self.shift = branch.axis, p, branch.shift
         self.region_padding = branch.region_padding
 
     def hidden(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to the hidden tokens (B, H / p, W, C // 2), or along W, rounded up."""
+        """(B, H, W, C) to the hidden regions (B, ceil(H / p), W, C // 2), or along W."""
         B, H, W, C = x.shape
         p, how = self.region_size, ("circular", self.region_padding)
         x = tokens_first(ops.shift(channels_first(x), self.axis, self.shift, p, *how))
@@ -223,7 +228,7 @@ class FusedBranch(nn.Module):
         return linear(x, self.weight, self.bias, act="relu")
 
     def tokens(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Turn hidden tokens into the shifted map; weight (B, p, C, C // 2), bias (B, p, C)."""
+        """Turn hidden regions into the shifted map; weight (B, p, C, C // 2), bias (B, p, C)."""
         B, H, W, _ = hidden.shape
         p, C = weight.shape[1:3]
         x = batch_linear(hidden.flatten(1, 2), weight.flatten(1, 2), bias.view(B, 1, p * C))
@@ -232,15 +237,11 @@ class FusedBranch(nn.Module):
         x = x.transpose(2, 3).reshape(B, H * p, W, C) if self.axis == HEIGHT else x.flatten(2, 3)
         return channels_first(x)
 
-    def token_means(self, hidden: Tensor, size: int) -> Tensor:
-        """Sum the hidden map of each token of a region, over the map's size: (B, p, C // 2 + 1).
+    def hidden_means(self, hidden: Tensor, size: int) -> Tensor:
+        """Sum hidden regions whose token k lies in the map, over its size: (B, p, C // 2 + 1).
 
-        The branch's mean over the map is a product of these; a one behind the hidden channels
-        stands for the bias.
-
-        Args:
-            hidden: (B, H', W', C // 2).
-            size: of the map along the axis. The last region may reach beyond it.
+        The branch's mean is a product of these p sums; the last entry of each, which stands for
+        the bias, sums ones. The last region may reach beyond the map's `size` along the axis.
         """
         axis, p = self.axis - 1, self.region_size
         regions = hidden.shape[axis]
@@ -263,29 +264,29 @@ class FusedBlock(nn.Module):
 
         self.height = FusedBranch(mixer.height, block.norm1)
         self.width = FusedBranch(mixer.width, block.norm1)
-        weight, bias = fold_before(block.norm1, *affine(mixer.channel))
+        weight, bias = fold_before(block.norm1, *weight_and_bias(mixer.channel))
         self.channel, self.channel_bias = matrix(weight, bias)
         # The gate's first layer reads means of the branches, which are products of means of what
         # the branches read: (dim // 4, C), and (dim // 4, p * (C // 2 + 1)) twice
-        first, first_bias = affine(mixer.reweight.fc1)
+        first, first_bias = weight_and_bias(mixer.reweight.fc1)
         first = first.flatten(1)
         means = [first @ weight.flatten(1)]
         for branch in (mixer.height, mixer.width):
-            expand, expand_bias = affine(branch.expand)
+            expand, expand_bias = weight_and_bias(branch.expand)
             # (C * p, C // 2, 1, 1) and (C * p,) -> (C, p * (C // 2 + 1))
             both = torch.cat([expand.flatten(1), expand_bias[:, None]], 1)
             means.append(first @ both.view(len(both) // branch.region_size, -1))
         self.gate1, self.gate1_bias = matrix(torch.cat(means, 1), first @ bias + first_bias)
         # Channel outer, branch inner -> branch outer
-        weight, bias = affine(mixer.reweight.fc2)
+        weight, bias = weight_and_bias(mixer.reweight.fc2)
         order = torch.arange(len(bias), device=bias.device).view(-1, 3).t().flatten()
         self.gate2, self.gate2_bias = matrix(weight[order], bias[order])
 
         # The mixer's products have a bias anyway, so it adds the MLP's last bias in advance, and
         # the MLP's first one takes that back.
-        weight1, bias1 = fold_before(block.norm2, *affine(mlp.fc1))
-        weight2, bias2 = affine(mlp.fc2)
-        weight, bias = affine(mixer.proj)
+        weight1, bias1 = fold_before(block.norm2, *weight_and_bias(mlp.fc1))
+        weight2, bias2 = weight_and_bias(mlp.fc2)
+        weight, bias = weight_and_bias(mixer.proj)
         self.proj, self.proj_bias = matrix(weight, bias + bias2)
         self.fc1, self.fc1_bias = matrix(weight1, bias1 - weight1.flatten(1) @ bias2)
         self.fc2 = constant(weight2.flatten(1), like)
@@ -308,8 +309,8 @@ class FusedBlock(nn.Module):
             proj = self.proj * gate[:, :, None]
             identity = torch.eye(C, dtype=x.dtype, device=x.device)
             pointwise = torch.baddbmm(identity, proj[:, 2], self.channel.expand(B, C, C))
-            to_height = proj[:, :1] @ self.height.expand
-            to_width = proj[:, 1:2] @ self.width.expand
+            to_height = proj[:, :1] @ self.height.expand_weight
+            to_width = proj[:, 1:2] @ self.width.expand_weight
             # (B, p, C)
             height_bias = self.height.expand_bias @ proj[:, 0].mT
             width_bias = self.width.expand_bias @ proj[:, 1].mT
@@ -318,8 +319,8 @@ class FusedBlock(nn.Module):
             # (B, 1, C) each
             gates = gate[:, :, None].unbind(1)
             pointwise = gates[2].mT * self.channel
-            to_height = gates[0][..., None] * self.height.expand
-            to_width = gates[1][..., None] * self.width.expand
+            to_height = gates[0][..., None] * self.height.expand_weight
+            to_width = gates[1][..., None] * self.width.expand_weight
             height_bias = gates[0] * self.height.expand_bias
             width_bias = gates[1] * self.width.expand_bias
             bias = gate[:, 2] * self.channel_bias
@@ -333,10 +334,10 @@ class FusedBlock(nn.Module):
         return out if self.folds_proj(H * W) else linear(out, self.proj, self.proj_bias, add=x)
 
     def gate(self, x: Tensor, height: Tensor, width: Tensor) -> Tensor:
-        """Weigh the branches of `x`, (B, H, W, C), by their hidden tokens alone: (B, 3, C)."""
+        """Weigh the branches by means of `x`, (B, H, W, C), and of hidden regions: (B, 3, C)."""
         B, H, W, C = x.shape
-        by_height = self.height.token_means(height, H).flatten(1)
-        by_width = self.width.token_means(width, W).flatten(1)
+        by_height = self.height.hidden_means(height, H).flatten(1)
+        by_width = self.width.hidden_means(width, W).flatten(1)
         means = torch.cat([x.mean((1, 2)), by_height, by_width], 1)
         gate = F.gelu(linear(means, self.gate1, self.gate1_bias))
         gate = linear(gate, self.gate2, self.gate2_bias)
@@ -346,7 +347,8 @@ class FusedBlock(nn.Module):
     def folds_proj(self, tokens: int) -> bool:
         """Tell whether `proj` goes into the branches' weights, image by image.
 
-        That costs p + 1 products of C x C matrices an image, and saves one for each token.
+        It costs p + 1 products of C x C matrices an image, and saves a product of such a matrix
+        with a vector for each token.
         """
         dim, p = len(self.proj), self.height.region_size
         if torch.compiler.is_compiling():  # no branch on the size
@@ -402,9 +404,9 @@ class FusedHireMLP(nn.Module):
         """Stay in evaluation mode, as a frozen backbone does."""
         return super().train(False)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the pyramid of an image batch; see `HireMLPNet.forward`."""
-        device = image.device.type
+        image, device = x, x.device.type
         autocast = torch.is_autocast_enabled(device)
         with torch.autocast(device, enabled=False) if autocast else nullcontext():
             x = image.to(self.stem.proj.weight.dtype)

@@ -24,10 +24,10 @@ reference               here                  meaning
 ======================  ====================  ==================================================
 `pixel`, h = w          `region_size`         tokens per region (inner-region rearrangement)
 `step`, s               `shift`               circular shift in tokens (cross-region rearrangement)
-`step_stride`           `shift_periods`       block j of a stage shifts by
-`step_dilation`         `shift_steps`         `(j % period) * step` tokens
+`step_stride`           `shift_periods`       the period in `(j % period) * step`, block j's shift
+`step_dilation`         `shift_steps`         the step in it
 `step_pad_mode`         `shift_padding`       what a shift brings in: `circular`, `zero`
-`pixel_pad_mode`        `region_padding`      what fills the last region: + `replicate`
+`pixel_pad_mode`        `region_padding`      what fills the last region: those, or `replicate`
 `attn`                  `token_mixer`         the hire module
 `mlp_h*`, `mlp_w*`      `height`, `width`     region branches
 `mlp_c`                 `channel`             pointwise branch
@@ -58,8 +58,8 @@ class RegionBranch(nn.Module):
     """Mix the tokens of each region along one axis, all channels at once (paper v1, eq. 2, 3).
 
     The reference moves a region's p tokens into channels and applies a 1x1 convolution to the
-    p * C channels. That is a convolution with a kernel and a stride of p along the axis, so
-    `reduce` is one, and its weight is a view of the reference's.
+    p * C channels. That equals a convolution with a kernel and a stride of p along the axis: this
+    is `reduce`, whose weight is a view of the reference's.
 
     Args:
         dim: channels C.
@@ -79,11 +79,8 @@ class RegionBranch(nn.Module):
         region_padding: str = "circular",
     ) -> None:
         super().__init__()
-        self.axis = axis
-        self.region_size = region_size
-        self.shift = shift
-        self.shift_padding = shift_padding
-        self.region_padding = region_padding
+        self.axis, self.region_size, self.shift = axis, region_size, shift
+        self.shift_padding, self.region_padding = shift_padding, region_padding
         kernel = (region_size, 1) if axis == HEIGHT else (1, region_size)
         self.reduce = nn.Conv2d(dim, dim // 2, kernel, stride=kernel, bias=False)
         self.norm = norm_layer(dim // 2)
@@ -95,12 +92,12 @@ class RegionBranch(nn.Module):
         return self.restore(self.reduce(self.rearrange(x)), x.shape[self.axis])
 
     def rearrange(self, x: Tensor) -> Tensor:
-        """Shift (B, C, H, W) across regions and fill the last one: (B, C, ceil(H / p) * p, W)."""
+        """Shift (B, C, H, W) across regions; along the axis p divides the size of the result."""
         paddings = (self.shift_padding, self.region_padding)
         return ops.shift(x, self.axis, self.shift, self.region_size, *paddings)
 
     def restore(self, hidden: Tensor, size: int) -> Tensor:
-        """Turn the regions (B, C // 2, H / p, W) into tokens (B, C, H, W), and shift them back.
+        """Turn hidden regions, one vector of C // 2 each, into tokens (B, C, H, W); shift back.
 
         As in the reference, a shift that brought in zeros is not undone.
         """
@@ -131,14 +128,14 @@ class HireModule(nn.Module):
     """Mix tokens: two region branches and a pointwise one, gated per image and channel.
 
     The gate (reference `reweight`; not in version 1 of the paper, which sums the branches) sees
-    the mean of the branches' sum over the whole map, so every output token depends on every
-    input token. `norm_layer` and `regions` are options of `RegionBranch`.
+    the branches' sum averaged over the whole map, so every output token depends on every input
+    token. `norm_layer` and `options` go to `RegionBranch`.
     """
 
-    def __init__(self, dim: int, norm_layer: NormLayer, **regions: Any) -> None:
+    def __init__(self, dim: int, norm_layer: NormLayer, **options: Any) -> None:
         super().__init__()
-        self.height = RegionBranch(dim, HEIGHT, norm_layer, **regions)
-        self.width = RegionBranch(dim, WIDTH, norm_layer, **regions)
+        self.height = RegionBranch(dim, HEIGHT, norm_layer, **options)
+        self.width = RegionBranch(dim, WIDTH, norm_layer, **options)
         self.channel = nn.Conv2d(dim, dim, 1)
         self.reweight = Mlp(dim, dim // 4, dim * 3)
         self.proj = nn.Conv2d(dim, dim, 1)
@@ -146,8 +143,10 @@ class HireModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         height, width, channel = self.height(x), self.width(x), self.channel(x)
+        # height * gate[0] + width * gate[1] + channel * gate[2], in fewer passes
         gate = self.gate(height, width, channel)
-        return self.proj(height * gate[0] + width * gate[1] + channel * gate[2])
+        x = torch.addcmul(height * gate[0], width, gate[1])
+        return self.proj(torch.addcmul(x, channel, gate[2]))
 
     def gate(self, *branches: Tensor) -> Tensor:
         """Weigh three branches (B, C, H, W): (3, B, C, 1, 1), whose sum over the first is 1."""
@@ -178,11 +177,11 @@ class Block(nn.Module):
     """Mix tokens, then channels, each behind a norm and beside a shortcut (paper v1, eq. 1)."""
 
     def __init__(
-        self, dim: int, mlp_ratio: float, drop_path: float, norm_layer: NormLayer, **regions: Any
+        self, dim: int, mlp_ratio: float, drop_path: float, norm_layer: NormLayer, **options: Any
     ) -> None:
         super().__init__()
         self.norm1 = norm_layer(dim)
-        self.token_mixer = HireModule(dim, norm_layer, **regions)
+        self.token_mixer = HireModule(dim, norm_layer, **options)
         self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dim)
         self.drop_path = DropPath(drop_path)
@@ -203,14 +202,14 @@ class ConvNormAct(nn.Module):
         self.proj = nn.Conv2d(in_dim, dim, kernel, stride, padding)
         self.norm = norm_layer(dim)
         self.act = nn.ReLU(inplace=True)
-        self.smallest = kernel - 2 * padding  # side of a map that the kernel fits once
+        self.smallest = kernel - 2 * padding  # least side of a map that gives an output
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_dim, H, W) to (B, dim, H', W'), H' = (H + 2 padding - kernel) // stride + 1.
 
-        An image too small for the kernel is filled up with zeros at its end until it fits once.
+        A map too small for the kernel is padded with zeros at its end until the kernel fits once.
         """
-        return self.act(self.norm(self.proj(ops.fill_up(x, self.smallest))))
+        return self.act(self.norm(self.proj(ops.pad_to_smallest(x, self.smallest))))
 
 
 class Stage(nn.Module):
@@ -299,18 +298,18 @@ class HireMLPNet(nn.Module):
             self.add_module(f"norm{i}", norm_layer(dims[i]) if output_norm else nn.Identity())
         self.apply(init_module)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature pyramid of an image batch of any size.
 
         Args:
-            image: (B, in_channels, H, W).
+            x: (B, in_channels, H, W).
 
         Returns:
             For each of `out_indices`, (B, C_i, H_i, W_i): H_0 = max(1, (H + 1) // 4), then each
             stage halves, rounding up; the same for W. Their memory format is the image's.
         """
+        image, outputs = x, []
         x = self.stem(image.contiguous(memory_format=torch.channels_last))
-        outputs = []
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
@@ -326,4 +325,5 @@ def init_module(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, (_BatchNorm, nn.GroupNorm, nn.LayerNorm)) and module.weight is not None:
         nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -3,14 +3,14 @@
 Autograd keeps what every convolution read. Four of those maps are cheap to make: shifted tokens, a
 BatchNorm's output, a GELU's output, the weighted sum of three branches. `LeanBlock` keeps what
 they were made from, which autograd keeps anyway, and makes each again in the backward pass. In
-inference on a CPU it runs the channel MLP in parts that fit the cache. `RecomputedBlock` keeps its
-input alone. Parameters and their names are those of `Block`.
+inference on a CPU it runs the channel MLP in parts, for the sake of the cache. `RecomputedBlock`
+keeps only its input. Parameters and their names are those of `Block`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -43,13 +43,13 @@ class LeanBlock(Block):
 
 
 class RecomputedBlock(LeanBlock):
-    """Keep the input alone for the backward pass, which runs the whole block again."""
+    """Keep only the input for the backward pass, which runs the whole block again."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or not isinstance(x, Tensor):  # an fx.Proxy is none
             return super().forward(x)
-        contexts = nullcontext(), frozen_statistics(self)  # of the first run and of the second
+        contexts = nullcontext(), FrozenStatistics(self)  # of the first run and of the later ones
         plain = partial(Block.forward, self)
         return checkpoint(plain, x, use_reentrant=False, context_fn=lambda: contexts)
 
@@ -57,36 +57,37 @@ class RecomputedBlock(LeanBlock):
 def may_recompute(block: Block, x: Tensor) -> bool:
     """Tell whether operations of a block may be done out of turn, or a second time.
 
-    They may not under a compiler, a tracer or torch.func, which see operations rather than
-    numbers, nor where a layer that would be passed by is hooked (DeepSpeed brings weights in that
-    way) or is of another kind than built (LoRA, quantisation).
+    Not under a compiler, a tracer or torch.func, which record operations; nor where a layer whose
+    `forward` would be bypassed has hooks (DeepSpeed loads weights in them) or is of another class
+    than built (LoRA, quantisation).
     """
+    if (type(block.token_mixer), type(block.mlp)) != (HireModule, Mlp):
+        return False
     mixer, mlp = block.token_mixer, block.mlp
     branches = (mixer.height, mixer.width)
-    passed_by = {
-        HireModule: (mixer,),
-        RegionBranch: branches,
-        Mlp: (mlp,),
-        nn.GELU: (mlp.act,),
-        nn.Conv2d: (*(branch.reduce for branch in branches), mixer.proj, mlp.fc1, mlp.fc2),
-    }
+    if any(type(branch) is not RegionBranch for branch in branches):
+        return False
+    convs = (*(branch.reduce for branch in branches), mixer.proj, mlp.fc1, mlp.fc2)
     return (
         type(x) is Tensor  # not an fx.Proxy, nor a tensor without numbers
         and not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
-        and all(type(m) is kind for kind, found in passed_by.items() for m in found)
-        and not any(is_hooked(m) for found in passed_by.values() for m in found)
+        and all(type(conv) is nn.Conv2d for conv in convs)
+        and type(mlp.act) is nn.GELU
         and mlp.act.approximate == "none"
+        and not any(map(is_hooked, (mixer, mlp, mlp.act, *branches, *convs)))
     )
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Tell whether somebody waits for a module to be called."""
+    """Tell whether a module has hooks, or a `forward` of its own."""
     kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
-    return any(getattr(module, f"_{kind}") for kind in kinds) or any(
-        getattr(modules, f"_global_{kind}") for kind in kinds
+    return (
+        "forward" in vars(module)
+        or any(getattr(module, f"_{kind}") for kind in kinds)
+        or any(getattr(modules, f"_global_{kind}") for kind in kinds)
     )
 
 
@@ -94,7 +95,7 @@ def is_hooked(module: nn.Module) -> bool:
 
 
 def mlp_in_parts(mlp: Mlp, x: Tensor) -> Tensor:
-    """Run a channel MLP in parts whose hidden map stays in a CPU's cache, if that takes several."""
+    """Run a channel MLP by rows or images, on a CPU whose cache cannot hold its hidden map."""
     hidden_bytes = x.nbytes // x.shape[1] * mlp.fc1.out_channels
     parts = -(-hidden_bytes // HIDDEN_BYTES)
     if x.device.type != "cpu" or parts <= 2:  # two gain nothing
@@ -107,7 +108,7 @@ def mlp_in_parts(mlp: Mlp, x: Tensor) -> Tensor:
 
 
 def lean_mixer(mixer: HireModule, x: Tensor) -> Tensor:
-    """Compute `mixer(x)`, keeping `x` and the branches, not their shifted copies and their sum."""
+    """Compute `mixer(x)`, keeping `x` and the branches, but no shifted `x` and no weighted sum."""
     branches = (lean_branch(mixer.height, x), lean_branch(mixer.width, x), mixer.channel(x))
     gate = mixer.gate(*branches)
     return conv_of(mixer.proj, weighted_sum, weighted_sum_gradient, gate, *branches)
@@ -122,7 +123,7 @@ def lean_branch(branch: RegionBranch, x: Tensor) -> Tensor:
 
 
 def lean_mlp(mlp: Mlp, norm: nn.Module, x: Tensor) -> Tensor:
-    """Compute `mlp(norm(x))`, keeping `x` and the hidden map before the GELU."""
+    """Compute `mlp(norm(x))`, keeping the hidden map before the GELU and, for BatchNorm, `x`."""
     return conv_of(mlp.fc2, F.gelu, gelu_gradient, conv_of_norm(mlp.fc1, norm, x))
 
 
@@ -137,9 +138,8 @@ def conv_of(
     Args:
         layer: a convolution without padding, dilation and groups.
         function: cheap and without a state; the backward pass runs it again.
-        gradient: takes the gradient of the function's output, which it may overwrite, and the
-            inputs, and returns the gradient of each input. Without it autograd records `function`
-            again, which takes longer.
+        gradient: computes, from the output's gradient (which it may overwrite) and the inputs,
+            the gradient of each input. With None, autograd runs `function` again, which is slower.
         inputs: all tensors that have a gradient through `function`.
     """
     return ConvOf.apply(layer.stride, function, function, gradient, layer.weight, layer.bias,
@@ -148,13 +148,13 @@ def conv_of(
 
 def conv_of_norm(layer: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """Compute `layer(norm(x))`, keeping `x` for the backward pass if the norm is a BatchNorm."""
-    if type(norm) is not nn.BatchNorm2d or is_hooked(norm):  # others may talk to other processes
+    if type(norm) is not nn.BatchNorm2d or is_hooked(norm):  # SyncBatchNorm communicates
         return layer(norm(x))
     uses_batch, eps = norm.training or norm.running_mean is None, norm.eps
     statistics = (None, None) if uses_batch else (norm.running_mean, norm.running_var)
 
     def compute(x: Tensor, *_: Tensor | None) -> Tensor:
-        return norm(x)  # counts the batch into the running statistics
+        return norm(x)  # updates the running statistics
 
     def recompute(
         x: Tensor,
@@ -194,9 +194,13 @@ class ConvOf(Function):
         weight, bias, *inputs = ctx.saved_tensors
         needed = ctx.needs_input_grad[4:]
         if torch.is_grad_enabled():  # somebody wants the gradient's gradient
-            # Views, for an input may have been made from another one.
+            # Views, so that no input is an ancestor of another.
             tensors: list[Any] = [x if x is None else x.view_as(x) for x in ctx.saved_tensors]
-            out = F.conv2d(ctx.recompute(*tensors[2:]), tensors[0], tensors[1], ctx.stride)
+            conv_input = ctx.recompute(*tensors[2:])
+            # Under autocast the convolution ran in the type of its output, here and below.
+            operands: list[Any] = [conv_input, *tensors[:2]]
+            operands = [x if x is None else x.to(grad.dtype) for x in operands]
+            out = F.conv2d(operands[0], operands[1], operands[2], ctx.stride)
             found = gradients(out, tensors, needed, grad, True)
             return None, None, None, None, *found
         recording = ctx.gradient is None and any(needed[2:])
@@ -206,11 +210,10 @@ class ConvOf(Function):
                 for x, need in zip(inputs, needed[2:], strict=True)
             ]
         with torch.set_grad_enabled(recording):
-            read = ctx.recompute(*inputs)
-        # Under autocast the convolution ran in the type of its output.
-        to_read, to_weight, to_bias = torch.ops.aten.convolution_backward(
+            conv_input = ctx.recompute(*inputs)
+        grad_input, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad,
-            read.detach().to(grad.dtype),
+            conv_input.detach().to(grad.dtype),
             weight.to(grad.dtype),
             None if bias is None else list(bias.shape),
             ctx.stride,
@@ -221,16 +224,17 @@ class ConvOf(Function):
             1,  # groups
             [any(needed[2:]), needed[0], needed[1]],
         )
-        to_weight = to_weight.to(weight.dtype) if needed[0] else None
-        to_bias = to_bias.to(bias.dtype) if needed[1] else None
-        to_inputs: Sequence[Tensor | None] = [None] * len(inputs)
-        if recording:
-            to_inputs = gradients(read, inputs, needed[2:], to_read.to(read.dtype), False)
-        elif any(needed[2:]):
-            to_read = to_read.to(read.dtype)
-            del read  # its memory may serve again
-            to_inputs = ctx.gradient(to_read, *inputs)
-        return None, None, None, None, to_weight, to_bias, *to_inputs
+        grad_weight = grad_weight.to(weight.dtype) if needed[0] else None
+        grad_bias = grad_bias.to(bias.dtype) if needed[1] else None
+        found = [None] * len(inputs)
+        if any(needed[2:]):
+            grad_input = grad_input.to(conv_input.dtype)
+            if recording:
+                found = gradients(conv_input, inputs, needed[2:], grad_input, False)
+            else:
+                del conv_input  # its memory may serve again
+                found = ctx.gradient(grad_input, *inputs)
+        return None, None, None, None, grad_weight, grad_bias, *found
 
 
 def gradients(
@@ -271,20 +275,19 @@ def rearranged_gradient(branch: RegionBranch, grad: Tensor, x: Tensor) -> list[T
     return [ops.shift_gradient(grad, branch.axis, branch.shift, x.shape[branch.axis])]
 
 
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm's running statistics, for the second run of a block: they see a batch once."""
-    before = [
-        (norm, norm.momentum, norm.num_batches_tracked)
-        for norm in module.modules()
-        if isinstance(norm, _BatchNorm) and norm.num_batches_tracked is not None
-    ]
-    for norm, _, batches in before:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = batches.clone()
-    try:
-        yield
-    finally:
-        for norm, momentum, batches in before:
-            norm.momentum = momentum
-            norm.num_batches_tracked = batches
+class FrozenStatistics:
+    """Keep BatchNorm's running statistics while a block runs again: they see each batch once."""
+
+    def __init__(self, module: nn.Module) -> None:
+        norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+        self.norms = [norm for norm in norms if norm.num_batches_tracked is not None]
+
+    def __enter__(self) -> None:
+        self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum = 0.0
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()  # type: ignore[union-attr]
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, batches) in zip(self.norms, self.before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches

@@ -3,13 +3,13 @@
 Maps are (B, C, H, W) and lie in memory as (B, H, W, C), so that the channels of a token are
 neighbours and every copy moves whole tokens. An axis is 2 (height) or 3 (width).
 
-This file alone asks how the network is run:
+The network does not ask how it is executed; this file asks in its place:
 
-- by Python, tokens are copied in runs, and the gradient of a copy is a copy, too (autograd would
-  fill and add up a whole map for each run);
-- under `torch.compile` and `torch.export`, tokens are gathered by index, so that no step depends
-  on the size of a map and one graph serves all images;
-- under `torch.jit.trace`, runs are put together by plain operations;
+- In Python, runs of consecutive tokens are copied, and the gradient of a copy is a copy, too.
+  (Autograd would zero and add a whole map for each run.)
+- Under `torch.compile` and `torch.export`, tokens are gathered by index, so that one graph serves
+  maps of all sizes.
+- Under `torch.jit.trace`, runs are put together by plain operations.
 - `torch.fx.symbolic_trace` takes each function marked `wrap` as one step.
 """
 
@@ -37,11 +37,11 @@ def shift(
     shift_padding: str = "circular",
     region_padding: str = "circular",
 ) -> Tensor:
-    """Shift tokens across regions, then fill up the last region.
+    """Shift tokens across regions, then pad the last region.
 
     The order is the reference's, so a circular `region_padding` repeats the first tokens of the
-    shifted map. On a map smaller than the shift or the padding, indices wrap as often as needed,
-    where the reference stops.
+    shifted map. On a map smaller than the shift or the padding, indices wrap repeatedly, where the
+    reference raises an error.
 
     Args:
         x: (B, C, H, W).
@@ -50,7 +50,7 @@ def shift(
         region_size: the size along `axis` is rounded up to a multiple of it.
         shift_padding: the tokens that a shift brings in: `circular` (those that left the map at
             its other end) or `zero`.
-        region_padding: the tokens that fill up the last region: `circular` (the first ones),
+        region_padding: the tokens that complete the last region: `circular` (the first ones),
             `zero` or `replicate` (the last one).
 
     Returns:
@@ -79,8 +79,8 @@ def shift_gradient(grad: Tensor, axis: int, shift: int, size: int) -> Tensor:
     """Return the gradient of a circular `shift` of a map with `size` tokens along `axis`."""
     if shift % size == 0 and grad.shape[axis] == size:
         return grad
-    numbers = (size, axis - 1, -shift, grad.shape[axis], size)
-    return channels_first(add_runs(tokens_first(grad), *numbers))
+    grad, length = tokens_first(grad), grad.shape[axis]
+    return channels_first(add_runs(grad, size, axis - 1, -shift, length, size))
 
 
 @wrap
@@ -120,7 +120,7 @@ def regions_to_tokens(x: Tensor, axis: int, region_size: int) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    if torch.compiler.is_compiling():  # lays maps out itself, and fails on views of free sizes
+    if torch.compiler.is_compiling():  # inductor picks layouts, and fails on views of free sizes
         # (B, C * p, H / p, W) -> (B, C, p, H / p, W) -> (B, C, H / p, p, W) -> (B, C, H, W)
         x = x.unflatten(1, (-1, region_size)).movedim(2, axis + 1)
         return x.flatten(axis, axis + 1)
@@ -130,15 +130,15 @@ def regions_to_tokens(x: Tensor, axis: int, region_size: int) -> Tensor:
 
 
 @wrap
-def fill_up(x: Tensor, smallest: int) -> Tensor:
-    """Pad a map with zeros at its end until both sides have at least `smallest` tokens."""
+def pad_to_smallest(x: Tensor, smallest: int) -> Tensor:
+    """Pad a tiny map with zeros at its end, to at least `smallest` tokens along each side."""
     missing = [max(0, smallest - side) for side in (x.shape[3], x.shape[2])]
     return F.pad(x, (0, missing[0], 0, missing[1])) if any(missing) else x
 
 
 @wrap
 def lay_out_like(x: Tensor, image: Tensor) -> Tensor:
-    """Return `x` in the memory format of an image: contiguous, unless that is channels last."""
+    """Return `x` as it is if the image is channels last in memory, else contiguous."""
     return x if is_channels_last(image) else x.contiguous()
 
 
@@ -176,8 +176,7 @@ def circular_slice(x: Tensor, axis: int, start: int, length: int, size: int) -> 
         size: how many of the map's first tokens take part.
 
     Returns:
-        `x` itself if all of it is taken, else a copy; without gradients, a view where one run
-        suffices.
+        `x` itself if nothing moves, else a copy; without gradients, a view where one run suffices.
     """
     start %= size
     if start == 0 and length == size == x.shape[axis]:
@@ -213,15 +212,15 @@ def join_runs(x: Tensor, axis: int, start: int, length: int, size: int) -> Tenso
 def add_runs(grad: Tensor, total: int, axis: int, start: int, length: int, size: int) -> Tensor:
     """Add up the tokens of a circular slice at their indices in a map of `total` tokens."""
     out = grad.new_empty([*grad.shape[:axis], total, *grad.shape[axis + 1 :]])
-    once = min(length, size)  # the tokens that are the first to land at their index
-    if once < size:
+    first = min(length, size)  # as many tokens are the first to land at their index
+    if first < size:
         out.zero_()
     elif size < total:
         out.narrow(axis, size, total - size).zero_()
-    for done, source, run in runs(start, once, size):
+    for done, source, run in runs(start, first, size):
         out.narrow(axis, source, run).copy_(grad.narrow(axis, done, run))
-    for done, source, run in runs(start + once, length - once, size):
-        out.narrow(axis, source, run).add_(grad.narrow(axis, once + done, run))
+    for done, source, run in runs(start + first, length - first, size):
+        out.narrow(axis, source, run).add_(grad.narrow(axis, first + done, run))
     return out
 
 
@@ -232,13 +231,13 @@ class CircularSlice(Function):
 
     @staticmethod
     def forward(x: Tensor, axis: int, start: int, length: int, size: int) -> Tensor:
-        """Run `join_runs`."""
+        """Join the runs, in memory of their own."""
         out = join_runs(x, axis, start, length, size)
         return out.clone() if out._is_view() else out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep the numbers alone."""
+        """Keep only the numbers."""
         x, *ctx.numbers = inputs
         ctx.total = x.shape[ctx.numbers[0]]
 
@@ -249,7 +248,7 @@ class CircularSlice(Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        """Slice the tangent, for the map is linear."""
+        """Slice the tangent: the operation is linear."""
         return CircularSlice.apply(tangent, *ctx.numbers)
 
 
@@ -260,12 +259,12 @@ class AddSlice(Function):
 
     @staticmethod
     def forward(grad: Tensor, total: int, axis: int, start: int, length: int, size: int) -> Tensor:
-        """Run `add_runs`."""
+        """Add up the runs."""
         return add_runs(grad, total, axis, start, length, size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep the numbers alone."""
+        """Keep only the numbers."""
         _, ctx.total, *ctx.numbers = inputs
 
     @staticmethod
@@ -275,7 +274,7 @@ class AddSlice(Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
-        """Add up the tangent, for the map is linear."""
+        """Add up the tangent: the operation is linear."""
         return AddSlice.apply(tangent, ctx.total, *ctx.numbers)
 
 
@@ -305,52 +304,50 @@ def shift_by_index(
     target = (torch.arange(size, device=x.device) + shift) % size
     x = gather(x, axis, source % size, target, region_size - 1)
     if "zero" in (shift_padding, region_padding):
-        x = x * kept.to(x.dtype).view((-1,) + (1,) * (x.ndim - 1 - axis))
+        x = x.masked_fill(~kept.view((-1,) + (1,) * (x.ndim - 1 - axis)), 0)
     return x
 
 
-def gather(x: Tensor, axis: int, source: Tensor, target: Tensor, repeats: int) -> Tensor:
+def gather(x: Tensor, axis: int, source: Tensor, target: Tensor, max_repeats: int) -> Tensor:
     """Compute `x.index_select(axis, source)`, whose gradient is gathered, too.
 
-    Autograd's gradient adds up at indices. Inductor makes kernels of that for several threads
-    that write past the map (torch 2.11; pytorch/pytorch#191837 is the same fault), and on a GPU
-    the order of the sum is chance.
+    Autograd's gradient is an index_add. Inductor's kernels of that for several threads write past
+    the map (torch 2.11; pytorch/pytorch#191837 is the same fault), and a GPU sums in random order.
 
     Args:
         source: for each token of the result, its index in `x`.
-        target: for each token of `x`, the index in the result at which it stands first, if it
-            stands there.
-        repeats: how many of the result's last tokens may stand in it before; they begin where
-            `x` ends.
+        target: for each token of `x`, its first index in the result; any index if it is dropped.
+        max_repeats: at most how many tokens the result has beyond the length of `x`. These may
+            repeat earlier ones.
     """
     if torch.is_grad_enabled() and x.requires_grad:
-        return Gather.apply(x, axis, source, target, repeats)
+        return Gather.apply(x, axis, source, target, max_repeats)
     return x.index_select(axis, source)
 
 
 class Gather(Function):
-    """Compute `gather`."""
+    """Select tokens by index; the gradient selects and adds tokens by index, too."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, axis: int, source: Tensor, target: Tensor, repeats: int
+        ctx: Any, x: Tensor, axis: int, source: Tensor, target: Tensor, max_repeats: int
     ) -> Tensor:
         """Select by index."""
-        ctx.axis, ctx.repeats = axis, repeats
+        ctx.axis, ctx.max_repeats = axis, max_repeats
         ctx.save_for_backward(source, target)
         return x.index_select(axis, source)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Take each token's gradient from where it stands first, and add those of its repeats."""
+        """Take each token's gradient at its first index, and add those of its repeats."""
         source, target = ctx.saved_tensors
         column = (-1,) + (1,) * (grad.ndim - 1 - ctx.axis)
         token = torch.arange(len(target), device=grad.device)
-        stands = source.index_select(0, target) == token
+        is_in_result = source.index_select(0, target) == token
         zero = grad.new_zeros(())
-        out = torch.where(stands.view(column), grad.index_select(ctx.axis, target), zero)
+        out = torch.where(is_in_result.view(column), grad.index_select(ctx.axis, target), zero)
         is_repeat = torch.arange(len(source), device=grad.device) >= len(target)
-        for last in range(-ctx.repeats, 0):
+        for last in range(-ctx.max_repeats, 0):
             here = (token == source[last]) & is_repeat[last]
             out = out + torch.where(here.view(column), grad.narrow(ctx.axis, last, 1), zero)
         return out, None, None, None, None

@@ -20,6 +20,7 @@ from ..lean import RecomputedBlock
 from ..registry import HOOKS
 
 symbolic_shapes: Any = _config
+DTYPES = ("float32", "bfloat16", "float16")
 GRAPHS = 64  # for each stage and shift, in training and in evaluation; torch allows 8
 
 Backbone = HireMLPNet | FusedHireMLP
@@ -106,6 +107,8 @@ class BackboneHook(Hook):
 
     def __post_init__(self) -> None:
         self.compiler_settings = ExitStack()
+        if self.dtype not in (None, *DTYPES):
+            raise ValueError(f"dtype={self.dtype!r}; expected one of {', '.join(DTYPES)}")
 
     def before_train(self, runner: Any) -> None:
         """Change the model; raise UserError where it cannot be changed so."""

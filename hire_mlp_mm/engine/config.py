@@ -71,8 +71,11 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     """
     missing = []
     for key in (f"{split}_{part}" for split in splits for part in ("dataloader", "evaluator")):
-        paths = data_paths(cfg.get(key), key)
-        missing += [found for found in paths if not os.path.exists(found[0])][:1]
+        part = cfg.get(key)
+        parts = enumerate(part) if isinstance(part, (list, tuple)) else [(None, part)]
+        for i, one in parts:  # of evaluators there may be a list
+            paths = data_paths(one, key if i is None else f"{key}.{i}")
+            missing += [found for found in paths if not os.path.exists(found[0])][:1]
     if missing:
         variables = sorted(set(re.findall(r"\{\{\s*\$(\w+):", cfg.text)))
         keys = " ".join(f"{key}=..." for _, _, key in missing)
@@ -91,7 +94,8 @@ def data_paths(part: Any, key: str) -> Iterator[tuple[str, str, str]]:
         yield from data_paths(inner, f"{key}.{name}")
     kind = str(part.get("type")).rpartition(".")[2]  # guarded or not
     root, annotations = part.get("data_root") or "", part.get("ann_file") or ""
-    if kind in DOWNLOADING or part.get("backend_args") or "://" in root or "://" in annotations:
+    elsewhere = part.get("backend_args") and "evaluator" not in key  # a metric reads locally
+    if kind in DOWNLOADING or elsewhere or "://" in root or "://" in annotations:
         return
     if root:
         yield root, "data set folder", f"{key}.data_root"

@@ -81,6 +81,20 @@ def empty_dataset(host: type) -> Any:
     return guarded.__new__(guarded)
 
 
+# Functions, for the data sets are other people's classes, which may have names of their own.
+def source_of(dataset: Any) -> str:
+    """Return the annotation file of a data set, or else its folders."""
+    prefixes: Any = dataset.data_prefix
+    folders = prefixes.values() if isinstance(prefixes, dict) else [prefixes]
+    return dataset.ann_file or " and ".join(str(folder) for folder in folders if folder)
+
+
+def losses_of(dataset: Any) -> str:
+    """Count the boxes of a data set that were skipped, by reason, in words."""
+    boxes = getattr(dataset, "skipped", {}).items()
+    return "".join(f"; skipped {count} boxes {reason}" for reason, count in boxes)
+
+
 class Guarded(BaseDataset):
     """Say which of a data set's files is wrong; mixed into a host's class."""
 
@@ -93,15 +107,8 @@ class Guarded(BaseDataset):
     def __reduce__(self) -> Any:
         return empty_dataset, (self.host,), self.__dict__
 
-    @property
-    def source(self) -> str:
-        """Return the annotation file, or else the folders."""
-        prefixes: Any = self.data_prefix
-        folders = prefixes.values() if isinstance(prefixes, dict) else [prefixes]
-        return self.ann_file or " and ".join(str(folder) for folder in folders if folder)
-
     def load_data_list(self) -> list[dict[str, Any]]:
-        with reading("annotation file " if self.ann_file else "", self.source):
+        with reading("annotation file " if self.ann_file else "", source_of(self)):
             data_list = list(super().load_data_list())
         self.was_read = True
         return data_list
@@ -120,17 +127,11 @@ class Guarded(BaseDataset):
             self.replaces = add_checks(self.pipeline, CheckSample(self)) and not self.test_mode
             if hasattr(self, "skipped"):
                 counts = f"{len(self)} of {self.images} images, {self.background} without boxes"
-                print_log(f"{self.source}: {counts}{self.losses}", logger="current")
+                print_log(f"{source_of(self)}: {counts}{losses_of(self)}", logger="current")
 
     def no_images(self) -> DataError:
         """Make the error of a data set that has no images left."""
-        return DataError(f"{self.source}: no images for {type(self).__name__}{self.losses}")
-
-    @property
-    def losses(self) -> str:
-        """Count the boxes that were skipped, by reason, in words."""
-        boxes = getattr(self, "skipped", {}).items()
-        return "".join(f"; skipped {count} boxes {reason}" for reason, count in boxes)
+        return DataError(f"{source_of(self)}: no images for {type(self).__name__}{losses_of(self)}")
 
     def prepare_data(self, idx: int) -> Any:
         sample = None
@@ -155,7 +156,7 @@ class Guarded(BaseDataset):
 
     def path(self, idx: int) -> str:
         """Return the file of an image."""
-        return str(self.get_data_info(idx).get("img_path", f"image {idx} of {self.source}"))
+        return str(self.get_data_info(idx).get("img_path", f"image {idx} of {source_of(self)}"))
 
 
 class GuardedCoco(Guarded):
@@ -230,7 +231,7 @@ def add_checks(pipeline: Any, check: CheckSample) -> bool:
         if named.get("backend") in ("local", "disk"):
             step.backend_args, step.file_client_args = dict(backend=IMAGES), None
         if isinstance(step, LoadImageFromFile):
-            replaces |= step.ignore_empty
+            replaces |= bool(getattr(step, "ignore_empty", False))
             step.ignore_empty = False  # errors come to `Guarded.prepare_data`
     return replaces
 

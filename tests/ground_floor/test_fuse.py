@@ -208,6 +208,18 @@ def test_refusals_are_one_line(model, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_norm_that_was_taken_out_is_named():
+    model = HireMLPNet(NANO)
+    model.stages[1].blocks[0].norm2 = nn.Identity()
+    with pytest.raises(ValueError, match=r"^fuse: stages.1.blocks.0.norm2 is Identity"):
+        fuse(model)
+
+
+def test_a_backbone_may_have_any_name():
+    fused = fuse(nn.ModuleDict(dict(normal=HireMLPNet(NANO), norm=HireMLPNet(NANO))))
+    assert isinstance(fused["norm"], FusedHireMLP)
+
+
 def test_two_backbones_and_one_twice():
     model = nn.ModuleDict(dict(a=HireMLPNet(NANO), b=HireMLPNet(NANO), other=nn.BatchNorm2d(3)))
     model["c"] = model["a"]

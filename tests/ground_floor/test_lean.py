@@ -106,6 +106,23 @@ def test_a_hooked_layer_is_called(layer):
     assert seen == [layer] * 2
 
 
+def test_a_forward_of_its_own_is_called():
+    """As accelerate sets one, to bring a layer's weights."""
+    block, seen = two_blocks(LeanBlock)[0], []
+    layer = block.mlp.fc2
+    layer.forward = lambda x: seen.append("fc2") or type(layer).forward(layer, x)
+    block(image())
+    assert seen == ["fc2"]
+
+
+def test_a_whole_part_of_another_kind_is_called():
+    block = two_blocks(LeanBlock)[0].eval()
+    block.token_mixer, block.mlp = nn.Identity(), nn.Identity()
+    x = image()
+    mixed = x + block.norm1(x)
+    torch.testing.assert_close(block(x), mixed + block.norm2(mixed))
+
+
 def test_a_layer_of_another_kind_is_called():
     class Doubled(nn.Conv2d):
         def forward(self, x):
@@ -203,6 +220,26 @@ def test_gradient_of_the_gradient():
         (first,) = torch.autograd.grad(torch.sin(block(x)).sum(), x, create_graph=True)
         found += torch.autograd.grad((first * torch.randn_like(x)).sum(), x)
     torch.testing.assert_close(*found)
+
+
+def test_gradient_of_the_gradient_under_autocast():
+    block, _ = two_blocks(LeanBlock)
+    x = image().float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = block.float()(x)
+    (first,) = torch.autograd.grad(out.float().sum(), x, create_graph=True)
+    assert torch.autograd.grad(first.square().sum(), x)[0].isfinite().all()
+
+
+@BLOCKS
+def test_gradients_taken_twice(kind):
+    ours, plain = two_blocks(kind)
+    x = image().requires_grad_()
+    loss = [block(x).square().sum() for block in (ours, plain)]
+    for retain_graph in (True, False):
+        grads = [torch.autograd.grad(one, x, retain_graph=retain_graph)[0] for one in loss]
+        torch.testing.assert_close(*grads)
+    torch.testing.assert_close(ours.state_dict(), plain.state_dict())
 
 
 @pytest.mark.parametrize("kind", [Block, LeanBlock])

@@ -74,6 +74,13 @@ def test_no_copy_without_shift_and_padding():
     assert ops.unshift(x, WIDTH, 0, 6) is x
 
 
+def test_an_infinite_token_does_not_reach_a_padded_one(monkeypatch):
+    x = torch.full((1, 1, 3, 1), torch.inf)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    padded = ops.shift(x, HEIGHT, 1, 4, "zero", "zero")
+    assert padded.flatten().tolist() == [0, torch.inf, torch.inf, 0]
+
+
 def test_derivatives_of_every_kind():
     """Second and forward-mode derivatives, and those of torch.func."""
     x = image(HEIGHT, 5)
