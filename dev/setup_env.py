@@ -94,8 +94,8 @@ def check(venv, min_free_gb):
         free_gb = shutil.disk_usage(str(folder)).free / 1e9
         if free_gb < min_free_gb:
             sys.exit(
-                f"setup_env: {free_gb:.1f} GB are free on the disk of {folder}, {min_free_gb:g} are "
-                "needed; name another: make VENV=DIR UV_CACHE_DIR=DIR, or try: make MIN_FREE_GB=0"
+                f"setup_env: {free_gb:.1f} GB are free on the disk of {folder}, {min_free_gb:g} "
+                "needed; name another: make VENV=DIR UV_CACHE_DIR=DIR, or make MIN_FREE_GB=0"
             )
 
 
