@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import warnings
 from itertools import combinations
 
 import pytest
@@ -238,3 +239,20 @@ def test_weights_of_init_cfg_are_not_random(tmp_path, monkeypatch):
     model.init_weights()
     model.train()
     assert ["loaded" in line for line in lines] == [True]
+
+
+@pytest.mark.parametrize("loaded_by", ["nobody", "init_weights", "load_state_dict"])
+def test_a_forward_before_the_weights_warns_once(loaded_by, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(HireMLP(NANO).state_dict(), path)
+    model = HireMLP(NANO, init_cfg=dict(type="Pretrained", checkpoint=str(path))).eval()
+    if loaded_by == "init_weights":
+        model.init_weights()
+    elif loaded_by == "load_state_dict":
+        model.load_state_dict(torch.load(path))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            model(torch.rand(1, 3, 32, 32))
+    said = [str(w.message) for w in caught if "init_cfg names a file" in str(w.message)]
+    assert len(said) == (loaded_by == "nobody")
