@@ -218,8 +218,8 @@ class FusedBranch(nn.Module):
     def hidden(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the hidden regions (B, ceil(H / p), W, C // 2), or along W."""
         B, H, W, C = x.shape
-        p, how = self.region_size, ("circular", self.region_padding)
-        x = tokens_first(ops.shift(channels_first(x), self.axis, self.shift, p, *how))
+        p, paddings = self.region_size, ("circular", self.region_padding)
+        x = tokens_first(ops.shift(channels_first(x), self.axis, self.shift, p, *paddings))
         if self.axis == HEIGHT:
             # (B, H', p, W, C) -> (B, H', W, p * C)
             x = x.view(B, -1, p, W, C).transpose(2, 3).reshape(B, -1, W, p * C)

@@ -142,8 +142,8 @@ def conv_of(
             the gradient of each input. With None, autograd runs `function` again, which is slower.
         inputs: all tensors that have a gradient through `function`.
     """
-    return ConvOf.apply(layer.stride, function, function, gradient, layer.weight, layer.bias,
-                        *inputs)  # fmt: skip
+    fixed = (layer.stride, function, function, gradient)
+    return ConvOf.apply(*fixed, layer.weight, layer.bias, *inputs)
 
 
 def conv_of_norm(layer: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
