@@ -92,7 +92,7 @@ def fetch(source: str) -> str:
             raise CheckpointError(
                 f"cannot download {source} ({first_line(error)}); download it by hand and pass "
                 f"its path, or put it at {path}"
-            ) from error
+            ) from None
     return path
 
 

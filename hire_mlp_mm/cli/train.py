@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..errors import UserError
 from .options import add_run_options, config_of
 
 HELP = "train a detector, segmentor or classifier"
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--amp", action="store_true", help="mixed precision, on a GPU")
     dtypes = ["float16", "bfloat16"]
-    add("--amp-dtype", choices=dtypes, default="float16", help="type of --amp")
+    add("--amp-dtype", choices=dtypes, help="type of --amp, float16 if none is named")
     start = "go on from a checkpoint, or from the newest one in the work dir"
     add("--resume", nargs="?", const="auto", metavar="CKPT", help=start)
     scale = "scale the learning rate by the batch size over the recipe's"
@@ -34,8 +35,10 @@ def main(args: argparse.Namespace) -> None:
 
     cfg = config_of(args)
     options.check_processes(cfg)
+    if args.amp_dtype and not args.amp:
+        raise UserError(f"--amp-dtype {args.amp_dtype}: expected --amp, too")
     if args.amp:
-        options.mixed_precision(cfg, args.amp_dtype)
+        options.mixed_precision(cfg, args.amp_dtype or "float16")
     if args.auto_scale_lr:
         options.scale_lr(cfg)
     if args.resume not in (None, "auto"):

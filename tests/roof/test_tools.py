@@ -412,10 +412,14 @@ def test_a_checkpoint_of_a_deeper_arch_is_refused():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_amp_without_a_gpu(shapes, tmp_path, fork_tool):
-    done = fork_tool("tools/train.py", DETECTION, "--amp", "--work-dir", tmp_path, env=shapes)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--amp"], "--amp needs a GPU"), (["--amp-dtype", "bfloat16"], "expected --amp, too")],
+)
+def test_amp_that_cannot_be(options, message, shapes, tmp_path, fork_tool):
+    done = fork_tool("tools/train.py", DETECTION, *options, "--work-dir", tmp_path, env=shapes)
     assert done.returncode == 2
-    assert "--amp needs a GPU" in done.stderr
+    assert message in done.stderr
 
 
 def test_scripts_say_how_they_are_used():
