@@ -9,6 +9,7 @@ import torch
 
 from hire_mlp_mm import HireMLP
 from hire_mlp_mm.hire_mlp import HireMLPNet
+from tests.conftest import needs_compiler
 from tests.ground_floor.test_network import randomised
 
 SMALL = dict(
@@ -34,6 +35,7 @@ def assert_same(traced, plain, sizes=SIZES):
                 torch.testing.assert_close(ours, theirs)
 
 
+@needs_compiler
 @pytest.mark.timeout(600)
 @KINDS
 @pytest.mark.parametrize("paddings", PADDINGS)

@@ -62,6 +62,7 @@ def test_compiled_blocks(form):
     assert form == "trained" or graphs[2] == graphs[0]
 
 
+@needs_compiler
 def test_compiled_gradients_add_up_nowhere_by_index():
     """Of that, inductor makes kernels that write past their buffers: see `gather`."""
     names = []
