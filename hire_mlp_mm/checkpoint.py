@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from .errors import CheckpointError as CheckpointError
 from .errors import short
 from .names import StateDict as StateDict
-from .names import convert_key as convert_key
 from .names import convert_state_dict as convert_state_dict
 from .names import layout, sizes
 from .torch_file import load_data
-from .weights import cached_path as cached_path
 from .weights import check_digest, digest_in, fetch, is_url, locate
 
 # Where a file keeps its state dict, in the order in which they are tried.

@@ -62,8 +62,7 @@ class RegionBranch(nn.Module):
     is `reduce`, whose weight is a view of the reference's.
 
     Args:
-        dim: channels C.
-        axis: `HEIGHT` or `WIDTH`.
+        dim, axis: channels C, and `HEIGHT` or `WIDTH`.
         norm_layer: builds the norm of the C // 2 hidden channels.
         region_size, shift, shift_padding, region_padding: see `ops.shift`.
     """
@@ -142,17 +141,19 @@ class HireModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        height, width, channel = self.height(x), self.width(x), self.channel(x)
-        # height * gate[0] + width * gate[1] + channel * gate[2], in fewer passes
-        gate = self.gate(height, width, channel)
-        x = torch.addcmul(height * gate[0], width, gate[1])
-        return self.proj(torch.addcmul(x, channel, gate[2]))
+        branches = (self.height(x), self.width(x), self.channel(x))
+        return self.proj(weighted_sum(self.gate(*branches), *branches))
 
     def gate(self, *branches: Tensor) -> Tensor:
         """Weigh three branches (B, C, H, W): (3, B, C, 1, 1), whose sum over the first is 1."""
         mean = torch.stack([branch.mean((2, 3), keepdim=True) for branch in branches]).sum(0)
         # (B, 3C, 1, 1) -> (B, C, 3, 1, 1): channel outer, branch inner -> (3, B, C, 1, 1)
         return self.reweight(mean).unflatten(1, (-1, 3)).softmax(2).permute(2, 0, 1, 3, 4)
+
+
+def weighted_sum(weights: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+    """Add three maps (B, C, H, W) by their weights (3, B, C, 1, 1), in three passes."""
+    return torch.addcmul(torch.addcmul(first * weights[0], second, weights[1]), third, weights[2])
 
 
 class DropPath(nn.Module):

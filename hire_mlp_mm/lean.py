@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from . import ops
-from .hire_mlp import Block, HireModule, Mlp, RegionBranch
+from .hire_mlp import Block, HireModule, Mlp, RegionBranch, weighted_sum
 
 HIDDEN_BYTES = 8 * 2**20  # of a channel MLP's hidden map at a time, in inference on a CPU
 
@@ -77,17 +77,16 @@ def may_recompute(block: Block, x: Tensor) -> bool:
         and all(type(conv) is nn.Conv2d for conv in convs)
         and type(mlp.act) is nn.GELU
         and mlp.act.approximate == "none"
-        and not any(map(is_hooked, (mixer, mlp, mlp.act, *branches, *convs)))
+        and not are_hooked(mixer, mlp, mlp.act, *branches, *convs)
     )
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Tell whether a module has hooks, or a `forward` of its own."""
+def are_hooked(*layers: nn.Module) -> bool:
+    """Tell whether one of some layers has hooks, or a `forward` of its own, or all have hooks."""
     kinds = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
-    return (
-        "forward" in vars(module)
-        or any(getattr(module, f"_{kind}") for kind in kinds)
-        or any(getattr(modules, f"_global_{kind}") for kind in kinds)
+    return any(getattr(modules, f"_global_{kind}") for kind in kinds) or any(
+        "forward" in vars(layer) or any(getattr(layer, f"_{kind}") for kind in kinds)
+        for layer in layers
     )
 
 
@@ -148,7 +147,7 @@ def conv_of(
 
 def conv_of_norm(layer: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """Compute `layer(norm(x))`, keeping `x` for the backward pass if the norm is a BatchNorm."""
-    if type(norm) is not nn.BatchNorm2d or is_hooked(norm):  # SyncBatchNorm communicates
+    if type(norm) is not nn.BatchNorm2d or are_hooked(norm):  # SyncBatchNorm communicates
         return layer(norm(x))
     uses_batch, eps = norm.training or norm.running_mean is None, norm.eps
     statistics = (None, None) if uses_batch else (norm.running_mean, norm.running_var)
@@ -253,12 +252,6 @@ def gradients(
 def gelu_gradient(grad: Tensor, x: Tensor) -> list[Tensor]:
     """Return the gradient of `F.gelu`, written over `grad`."""
     return [torch.ops.aten.gelu_backward.grad_input(grad, x, grad_input=grad)]
-
-
-def weighted_sum(weights: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
-    """Add three maps (B, C, H, W) by their weights (3, B, C, 1, 1)."""
-    x = torch.addcmul(first * weights[0], second, weights[1])
-    return torch.addcmul(x, third, weights[2])
 
 
 def weighted_sum_gradient(grad: Tensor, weights: Tensor, *maps: Tensor) -> list[Tensor]:

@@ -89,8 +89,7 @@ def asked_for(mmcv: ModuleType) -> Iterator[str]:
 
 def weights() -> None:
     """Tell which published weights are in the cache."""
-    from hire_mlp_mm.checkpoint import cached_path
-    from hire_mlp_mm.weights import WEIGHTS
+    from hire_mlp_mm.weights import WEIGHTS, cached_path
 
     paths = {name: cached_path(record.url) for name, record in WEIGHTS.items()}
     tell(weights={k: dict(path=path, found=os.path.exists(path)) for k, path in paths.items()})

@@ -21,8 +21,7 @@ from typing import IO, Any, NamedTuple
 import torch
 
 from .allowed import can_read_data, entries
-from .errors import CheckpointError as CheckpointError  # others import it from here
-from .errors import first_line, short
+from .errors import CheckpointError, first_line, short
 from .safetensors_file import is_safetensors, read_safetensors
 
 # How torch's older format begins: a pickled number.

@@ -74,14 +74,18 @@ def run_in(backbone: Backbone, dtype: torch.dtype) -> None:
     if isinstance(backbone, FusedHireMLP):  # computes in the type of its weights
         backbone.to(dtype)
         return
-    network: Any = backbone
-    forward = network.forward
+    entered: list[torch.autocast] = []
 
-    def forward_in_dtype(image: Tensor) -> tuple[Tensor, ...]:
-        with torch.autocast(image.device.type, dtype):
-            return tuple(out.float() for out in forward(image))
+    def enter(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        entered.append(torch.autocast(inputs[0].device.type, dtype))
+        entered[-1].__enter__()
 
-    network.forward = forward_in_dtype
+    def leave(_: nn.Module, __: Any, outputs: tuple[Tensor, ...] | None) -> Any:
+        entered.pop().__exit__(None, None, None)
+        return outputs and tuple(out.float() for out in outputs)
+
+    backbone.register_forward_pre_hook(enter)
+    backbone.register_forward_hook(leave, always_call=True)
 
 
 def use_channels_last(model: nn.Module) -> None:

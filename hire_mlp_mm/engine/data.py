@@ -138,7 +138,7 @@ class Guarded(BaseDataset):
         try:
             sample = super().prepare_data(idx)
         except Exception as error:
-            step = failed_step(error)
+            step = failed_step(error, self.pipeline)
             line = f"{self.path(idx)}: {fault(error, step, self.get_data_info(idx))}"
             if isinstance(error, FileNotFoundError):
                 line = f"{error.filename or self.path(idx)} not found"
@@ -191,10 +191,23 @@ class GuardedCoco(Guarded):
 # One image --------------------------------------------------------------------------------------
 
 
-def failed_step(error: Exception) -> BaseTransform | None:
-    """Find the innermost step of a pipeline that an error has passed."""
-    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return next((owner for owner in reversed(owners) if isinstance(owner, BaseTransform)), None)
+def steps(pipeline: Any) -> Iterator[Any]:
+    """Yield the steps of a pipeline, and of the pipelines within them."""
+    if isinstance(pipeline, (list, tuple)):
+        for step in pipeline:
+            yield from steps(step)
+        return
+    yield pipeline
+    for name in ("transforms", "subroutines"):
+        yield from steps(getattr(pipeline, name, ()))
+
+
+def failed_step(error: Exception, pipeline: Any) -> BaseTransform | None:
+    """Find the innermost step of a pipeline that an error has passed, by the code that ran."""
+    transforms = [step for step in steps(pipeline) if isinstance(step, BaseTransform)]
+    by_code = {getattr(type(step).transform, "__code__", None): step for step in transforms}
+    passed = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((by_code[code] for code in reversed(passed) if code in by_code), None)
 
 
 def fault(error: Exception, step: BaseTransform | None, info: dict[str, Any]) -> str:

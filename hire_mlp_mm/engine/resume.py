@@ -18,9 +18,9 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import CheckpointLoader
 
-from ..errors import UserError, first_line
+from ..errors import CheckpointError, UserError, first_line
 from ..files import write_whole
-from ..torch_file import CheckpointError, load_data
+from ..torch_file import load_data
 from .config import check_file
 
 NOTE = "last_checkpoint"  # mmengine's, in the work dir: the path of the newest checkpoint

@@ -24,9 +24,8 @@ from mmengine.runner import Runner
 from mmengine.utils import is_installed
 from shapes import write_shapes
 
-from hire_mlp_mm.checkpoint import cached_path
 from hire_mlp_mm.engine.config import find_config
-from hire_mlp_mm.weights import WEIGHTS
+from hire_mlp_mm.weights import WEIGHTS, cached_path
 from tests.around.test_configs import training_data
 from tests.conftest import ROOT, free_port
 from tests.reference import classifier_state

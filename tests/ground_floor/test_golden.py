@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hire_mlp_mm import HireMLP
 from hire_mlp_mm.arch import ARCHS
-from hire_mlp_mm.checkpoint import convert_key, convert_state_dict
+from hire_mlp_mm.names import convert_key, convert_state_dict
 from tests.reference import DATA, PAD_MODES, classifier_state, dense_state, golden_input
 
 FILES = sorted(DATA.glob("*.npz"))
