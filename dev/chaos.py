@@ -65,7 +65,7 @@ WAYS = ("hire-mlp", "mim", "host", "plain")
 # Imported once, by the process that every life is forked from: this takes longer than a life.
 PRELOAD = [
     *("chaos", "hire_mlp_mm.mmcv_ops", "pycocotools.coco"),
-    *("hire_mlp_mm.cli.train", "hire_mlp_mm.engine.hooks", "hire_mlp_mm.engine.data"),
+    *("hire_mlp_mm.cli.train", "hire_mlp_mm.engine.hooks", "hire_mlp_mm.engine.guarded"),
     *(
         f"{host}.{part}"
         for host in ("mmdet", "mmseg", "mmpretrain")

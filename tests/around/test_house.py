@@ -21,7 +21,7 @@ FLOORS = (
      "convert", "names", "arch", "hire_mlp", "ops", "lean", "fuse"},
     {"registry", "backbone", "layer_decay", "mmcv_ops", "deform_ops", "fsdp", "files", "loading",
      "host_faults"},
-    {"engine", "configure", "deploy", "bench", "doctor", "probe"},
+    {"data", "engine", "configure", "deploy", "bench", "doctor", "probe"},
     {"cli", "__main__"},
 )  # fmt: skip
 HOSTS = {"mmdet", "mmseg", "mmpretrain"}

@@ -24,7 +24,7 @@ from torch import nn
 
 from hire_mlp_mm import cli, files
 from hire_mlp_mm.engine import batches
-from hire_mlp_mm.engine import data as engine_data
+from hire_mlp_mm.engine.guarded import base as guarded
 from hire_mlp_mm.engine.harden import harden_dataset, harden_evaluators, harden_loader
 from hire_mlp_mm.errors import DataError, UserError
 from hire_mlp_mm.hire_mlp import HireMLPNet
@@ -299,7 +299,7 @@ def test_what_a_coco_file_loses_is_counted(load, data, monkeypatch):
 
     change_coco(change)(data)
     lines = []
-    monkeypatch.setattr(engine_data, "print_log", lambda line, **_: lines.append(line))
+    monkeypatch.setattr(guarded, "print_log", lambda line, **_: lines.append(line))
     load("mmdet")
     load("mmdet", filter_cfg=dict(filter_empty_gt=True))
     (line, filtered) = lines
@@ -435,7 +435,7 @@ def test_unreadable_images_that_the_config_replaces_are_counted(load, data, monk
     """`ignore_empty` is the hosts' own way to go on; without an image left there is an end."""
     half(data)
     lines = []
-    monkeypatch.setattr(engine_data, "print_log", lambda line, **_: lines.append(line))
+    monkeypatch.setattr(guarded, "print_log", lambda line, **_: lines.append(line))
     pipeline = [dict(type="LoadImageFromFile", ignore_empty=True), dict(type="PackSegInputs")]
     loader = load("mmseg", pipeline=pipeline)
     assert sum(len(batch["inputs"]) for batch in loader) == 4

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from hire_mlp_mm.engine import harden, options
 from hire_mlp_mm.engine.checkpoints import CheckpointHook as OurCheckpointHook
 from hire_mlp_mm.engine.config import find_config
-from hire_mlp_mm.engine.data import Guarded, GuardedCoco, guard_dataset
+from hire_mlp_mm.engine.guarded import Guarded, GuardedCoco, guard_dataset
 from hire_mlp_mm.engine.randomness import Batch, PlacedBatchSampler
 from hire_mlp_mm.files import WHOLE
 from tests.conftest import ROOT
