@@ -17,7 +17,7 @@ SETUP = $(PYTHON) dev/setup_env.py --venv $(VENV) --lock $(LOCK) \
 	--min-free-gb $(MIN_FREE_GB) $(if $(filter file,$(origin PYTHON)),,--exact)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock demo test test-onedl test-torch-min fuzz chaos chaos-hosts soak lint format tables build clean
+.PHONY: help env lock demo test test-slow test-onedl test-torch-min fuzz chaos chaos-hosts soak lint format tables build clean
 
 help: ## list the targets
 	@echo 'make [PYTHON=python3.11] [VENV=.venv] TARGET'
@@ -42,14 +42,17 @@ $(BIN)/uv:
 demo: env ## train, test and draw on embedded data
 	$(BIN)/python tools/demo.py $(ARGS)
 
-test: env ## run the tests (ARGS go to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: env ## run the tests but the slow ones (ARGS go to pytest)
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+test-slow: env ## run the slow tests, which start whole programs or compilers
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-onedl: ## run the tests on the maintained fork of OpenMMLab, in .venv-onedl
-	$(MAKE) test VENV=.venv-onedl LOCK=requirements/lock-onedl.txt
+	$(MAKE) test test-slow VENV=.venv-onedl LOCK=requirements/lock-onedl.txt
 
 test-torch-min: ## run the tests on the oldest torch that is claimed, in .venv-torch-min
-	$(MAKE) test VENV=.venv-torch-min LOCK=requirements/lock-torch-min.txt
+	$(MAKE) test test-slow VENV=.venv-torch-min LOCK=requirements/lock-torch-min.txt
 
 fuzz: env ## read 10,000 odd weight files of each kind, and one with 3 GB of junk
 	FUZZ_EXAMPLES=10000 JUNK_TENSORS=800 $(BIN)/python -m pytest tests/ground_floor/test_fuzz_weights.py \

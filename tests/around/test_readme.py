@@ -192,6 +192,7 @@ def about(name: str) -> list[str]:
     return [command for command in COMMANDS if name in command]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_commands_of_the_detector(scratch):
     said = run_all(about(COCO), scratch)
@@ -203,6 +204,7 @@ def test_commands_of_the_detector(scratch):
     assert list((scratch / "pictures").glob("*.jpg"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_commands_of_the_segmentor(scratch):
     said = run_all(about(ADE), scratch)

@@ -132,6 +132,7 @@ def test_errors_are_one_line(args, said, monkeypatch, tmp_path, capsys):
     assert (tmp_path / "mine.png").read_text() == "precious"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_short_soak(run_tool, tmp_path):
     """Both parts for real; 40 iterations are all warm-up, so memory cannot be found flat."""

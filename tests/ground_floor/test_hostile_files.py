@@ -180,6 +180,7 @@ def run_commands(run_tool, commands, folder) -> list[tuple[int, list[str]]]:
     return [(code, [x for x in said.splitlines() if "error" in x]) for code, said in results]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_tool_refuses(mark, checkpoint, tmp_path, run_tool):
     """One line and exit code 2, by whatever option the file comes in."""
@@ -214,6 +215,7 @@ def test_every_tool_refuses(mark, checkpoint, tmp_path, run_tool):
     assert not mark.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_what_a_tool_says_of_other_files(mark, checkpoint, tmp_path, run_tool):
     """Weights that mmengine would load in part, or go on from."""

@@ -18,6 +18,7 @@ def test_kept_bytes_are_the_activations_that_backward_needs():
     assert kept_bytes(model, torch.rand(5, 4)) == 5 * 8 * 4
 
 
+@pytest.mark.slow
 def test_inference_beside_others(run_tool, tmp_path):
     out = tmp_path / "figures.json"
     done = run_tool(
@@ -47,6 +48,7 @@ def test_peers_give_the_same_pyramid(name):
         ]
 
 
+@pytest.mark.slow
 def test_training_step(run_tool):
     done = run_tool(
         "tools/benchmark.py", "--train", "--arch", "tiny", "--size", "64x64", "--runs", "1",

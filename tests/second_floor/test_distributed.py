@@ -425,6 +425,7 @@ def state(path: Path) -> dict[str, Any]:
     return {key: loaded[key] for key in ("state_dict", "optimizer", "param_schedulers")}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @on_linux
 def test_two_machines_train_end_together_and_resume(tmp_path):

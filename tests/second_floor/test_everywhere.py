@@ -102,6 +102,7 @@ def assert_ended(way: str, code: int, log: Path, message: str) -> None:
         assert code == 1
 
 
+@pytest.mark.slow
 @every_way
 @pytest.mark.timeout(900)
 def test_a_killed_training_goes_on_bit_for_bit(way, training, runs, guarded):
@@ -210,6 +211,7 @@ TEST_WAYS = {  # (package whose tool it is, host of the config)
 NAMES_NO_FILE = "MMSegmentation's test.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", TEST_WAYS)
 @pytest.mark.timeout(900)
 def test_a_checkpoint_is_tested(way, runs, shapes, tmp_path, fork_tool):

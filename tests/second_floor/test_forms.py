@@ -37,6 +37,7 @@ def gradient(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("form", ["plain", "fused", "trained"])
