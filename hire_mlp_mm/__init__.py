@@ -2,9 +2,9 @@
 
 Each name is imported when it is asked for, so that the network, its weights and its inference form
 need torch and nothing else. Where mmengine is installed, importing the package registers `HireMLP`,
-`LayerDecayOptimWrapperConstructor` and the names of the recipes (`hire_mlp_mm::NAME.py`) and of the
-weights (`hire-mlp://NAME`), lets torch read mmengine's checkpoints, and offers torchvision's ops
-where mmcv has none.
+`LayerDecayOptimWrapperConstructor` and the names of the recipes (`hire_mlp_mm::NAME.py`, in the
+hosts' inferencers and in MMPretrain's hub NAME alone) and of the weights (`hire-mlp://NAME`), lets
+torch read mmengine's checkpoints, and offers torchvision's ops where mmcv has none.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from .checkpoint import load_weights
     from .hire_mlp import HireMLPNet
     from .layer_decay import LayerDecayOptimWrapperConstructor
+    from .prediction import Predictor, predict
 
 __version__ = "0.1.0"
 __all__ = [
     "HireMLP",
     "HireMLPNet",
     "LayerDecayOptimWrapperConstructor",
+    "Predictor",
     "__version__",
     "checkpoint",
     "configure",
@@ -35,13 +37,19 @@ __all__ = [
     "lean",
     "load_weights",
     "mmcv_ops",
+    "predict",
     "weights",
 ]
 
 # Where each name is; those of OpenMMLab need mmengine.
 TORCH = {"HireMLPNet": "hire_mlp", "load_weights": "checkpoint"}
 FLOORS = ("configure", "deploy", "engine")  # that stand on OpenMMLab
-OPENMMLAB = {"HireMLP": "backbone", "LayerDecayOptimWrapperConstructor": "layer_decay"}
+OPENMMLAB = {
+    "HireMLP": "backbone",
+    "LayerDecayOptimWrapperConstructor": "layer_decay",
+    "Predictor": "prediction",
+    "predict": "prediction",
+}
 
 why_unregistered: ImportError | None = None  # what kept mmengine's part from being imported
 
@@ -77,9 +85,10 @@ def without_openmmlab(name: str, error: ImportError) -> str:
 
 def register() -> None:
     """Make mmengine know what the package has."""
-    from . import backbone, host_faults, layer_decay, loading, mmcv_ops  # noqa: F401
+    from . import backbone, host_faults, layer_decay, loading, mmcv_ops, model_hub  # noqa: F401
 
     host_faults.mend()
+    model_hub.install()
     mmcv_ops.install()
 
 

@@ -43,6 +43,17 @@ def warn_without_weights(backbone: HireMLP, _: object) -> None:
         )
 
 
+def check_norm(norm_cfg: Any) -> None:
+    """Raise ValueError where mmcv cannot build a norm of a config, for it does not say why."""
+    if not isinstance(norm_cfg, dict) or "type" not in norm_cfg:
+        raise ValueError(f"HireMLP: norm_cfg={norm_cfg!r}; expected a dict as dict(type='BN')")
+    if norm_cfg["type"] == "GN" and "num_groups" not in norm_cfg:
+        raise ValueError(
+            f"HireMLP: norm_cfg={dict(norm_cfg)} has no num_groups; expected one that divides half "
+            f"of every number of channels, such as dict(type='GN', num_groups=16)"
+        )
+
+
 # In the root registry `type='HireMLP'` is found from every scope; in ours,
 # `type='hire_mlp_mm.HireMLP'` is found without an import.
 @ROOT.register_module()
@@ -113,6 +124,7 @@ class HireMLP(HireMLPNet, BaseModule):
                 f"install mmcv-lite, or mmcv; hire_mlp_mm.HireMLPNet needs torch alone"
             ) from error
         norm_cfg = norm_cfg or dict(type="BN")
+        check_norm(norm_cfg)
         super().__init__(
             arch=arch,
             in_channels=in_channels,
@@ -202,10 +214,12 @@ class HireMLP(HireMLPNet, BaseModule):
             FileNotFoundError: there is no such file.
         """
         init_cfg = self.init_cfg
-        # mmengine's own loader goes on when nothing fits: it gets the other kinds only.
+        # mmengine's own loader goes on when nothing fits: it gets the other kinds only. Where there
+        # are none it would change nothing, and print a line for each parameter.
         pretrained, self.init_cfg = self.split_init_cfg()
-        super().init_weights()
-        self.init_cfg = init_cfg
+        if self.init_cfg:
+            super().init_weights()
+        self.init_cfg, self.is_init = init_cfg, True
         for cfg in pretrained:
             unknown = set(cfg) - {"type", "checkpoint", "prefix", "map_location"}
             if unknown or not cfg.get("checkpoint"):

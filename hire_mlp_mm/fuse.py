@@ -406,7 +406,7 @@ class FusedHireMLP(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the pyramid of an image batch; see `HireMLPNet.forward`."""
-        image, device = x, x.device.type
+        image, device = ops.check_image(x, self.stem.proj.in_channels), x.device.type
         autocast = torch.is_autocast_enabled(device)
         with torch.autocast(device, enabled=False) if autocast else nullcontext():
             x = image.to(self.stem.proj.weight.dtype)

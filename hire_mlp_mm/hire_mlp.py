@@ -300,16 +300,16 @@ class HireMLPNet(nn.Module):
         self.apply(init_module)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the feature pyramid of an image batch of any size.
-
-        Args:
-            x: (B, in_channels, H, W).
+        """Compute the feature pyramid of an image batch (B, in_channels, H, W) of any size.
 
         Returns:
             For each of `out_indices`, (B, C_i, H_i, W_i): H_0 = max(1, (H + 1) // 4), then each
             stage halves, rounding up; the same for W. Their memory format is the image's.
+
+        Raises:
+            ValueError: the images are of another shape.
         """
-        image, outputs = x, []
+        image, outputs = ops.check_image(x, self.stem.proj.in_channels), []
         x = self.stem(image.contiguous(memory_format=torch.channels_last))
         for i, stage in enumerate(self.stages):
             x = stage(x)

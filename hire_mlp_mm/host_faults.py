@@ -14,7 +14,9 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.fileio import load
 from mmengine.hub import hub
+from mmengine.infer import BaseInferencer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -22,15 +24,18 @@ from .files import give_name
 from .registry import SCOPE
 
 CONFIGS = Path(__file__).parent / ".mim" / "configs"
+# Of the recipes of each host that mmengine's inferencers serve.
+INDEXES = {"mmdet": "metafile_coco.yml", "mmseg": "metafile_ade20k.yml"}
 
 
 def mend() -> None:
-    """Let mmengine's configs and `mmengine.hub` name our recipes: `hire_mlp_mm::NAME.py`.
+    """Let mmengine's configs, `mmengine.hub` and inferencers name our recipes.
 
     Importing the package calls this. Names of other packages are left to mmengine.
     """
     Config._get_cfg_path = staticmethod(base_path)
     hub._get_package_and_cfg_path = package_and_name
+    BaseInferencer._get_models_from_metafile = staticmethod(models_in)
 
 
 # Recipes by name ---------------------------------------------------------------------------------
@@ -58,6 +63,22 @@ def package_and_name(config: str) -> tuple[str, str]:
     """
     package, _, name = config.partition("::")
     return (__name__, name) if package == SCOPE else name_by_mmengine(config)
+
+
+# mmengine's inferencers look up the name of a model in the index of the host alone: mmdet's for
+# `DetInferencer(model=NAME)`. (mmengine 0.10.7, onedl-mmengine 0.10.12.)
+
+models_by_mmengine = BaseInferencer._get_models_from_metafile
+
+
+def models_in(folder: str) -> Iterator[dict[str, Any]]:
+    """Yield the index entries of our models for the host that lies in a folder, then the host's."""
+    for host, index in INDEXES.items():
+        if host in sys.modules and BaseInferencer._get_repo_or_mim_dir(host) == folder:
+            for model in load(CONFIGS / index)["Models"]:
+                config = str(CONFIGS.parent / model["Config"])
+                yield {**model, "Config": config, "Weights": model.get("Weights")}
+    yield from models_by_mmengine(folder)
 
 
 # FSDP --------------------------------------------------------------------------------------------

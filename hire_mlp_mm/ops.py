@@ -130,6 +130,18 @@ def regions_to_tokens(x: Tensor, axis: int, region_size: int) -> Tensor:
 
 
 @wrap
+def check_image(image: Tensor, channels: int) -> Tensor:
+    """Return images as they are; raise ValueError unless they are (N, channels, H, W)."""
+    if image.dim() != 4 or image.shape[1] != channels:
+        hint = "; image[None] makes a batch of one" if image.dim() == 3 else ""
+        raise ValueError(
+            f"HireMLP: the images are of shape {tuple(image.shape)}; expected "
+            f"(N, {channels}, H, W){hint}"
+        )
+    return image
+
+
+@wrap
 def pad_to_smallest(x: Tensor, smallest: int) -> Tensor:
     """Pad a tiny map with zeros at its end, to at least `smallest` tokens along each side."""
     missing = [max(0, smallest - side) for side in (x.shape[3], x.shape[2])]

@@ -23,7 +23,7 @@ import hire_mlp_mm
 from ..errors import UserError
 
 PROG = "hire-mlp"
-VERBS = ("train", "test", "swap", "export", "convert", "bench", "doctor")
+VERBS = ("data", "train", "test", "predict", "swap", "export", "convert", "bench", "doctor")
 ABOUT = """\
 {prog} {version}: the Hire-MLP backbone for MMDetection, MMSegmentation and MMPretrain
 
@@ -64,6 +64,8 @@ class Parser(argparse.ArgumentParser):
             return self.parse_intermixed_args(arguments)
         except ValueError as error:  # of mmengine's reader of KEY=VALUE
             self.error(f"--cfg-options: expected KEY=VALUE, and the config before it ({error})")
+        except RecursionError:  # of the same, which reads lists and tuples, and no dicts
+            self.error("--cfg-options: a dict is not read; set its keys one by one, KEY.NAME=VALUE")
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in a line, and end with 2."""

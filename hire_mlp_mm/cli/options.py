@@ -16,10 +16,23 @@ def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
     """Add `--cfg-options`, which overrides settings of the config."""
     from mmengine.config import DictAction
 
+    class Options(DictAction):
+        """Read KEY=VALUE as mmengine does; say which word is none."""
+
+        def __call__(self, parser: argparse.ArgumentParser, namespace: Any, *args: Any) -> None:
+            for word in args[0]:
+                if not word.partition("=")[0] or "=" not in word:
+                    expected = "expected KEY=VALUE, and the config before it"
+                    parser.error(f"--cfg-options: {expected}; found {word!r}")
+            try:
+                super().__call__(parser, namespace, *args)
+            except AssertionError as error:
+                parser.error(f"--cfg-options: {error}")
+
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=Options,
         default={},
         metavar="KEY=VALUE",
         help=f"override settings of the config, such as {example}",

@@ -1,4 +1,4 @@
-"""Hold one replacement of a backbone: the config that is being changed, and its changes."""
+"""Hold a config that is being changed, and its changes: of a backbone, or of the data."""
 
 from __future__ import annotations
 
@@ -9,28 +9,57 @@ from mmengine.config import Config, ConfigDict
 
 from ..errors import UserError
 
+# Of the authors' trainings, by the scope of a config.
+RATES = dict(
+    mmdet="lr 1e-4 on COCO, for batches of 16",
+    mmseg="lr 1.2e-4 and weight decay 0.01 on ADE20K, for batches of 32",
+    mmpretrain="lr 1e-3 and weight decay 0.05 on ImageNet, for batches of 1024",
+)
+
 
 class SwapError(UserError):
     """Report something in a config that HireMLP cannot take the place of."""
 
 
 @dataclass
-class Swap:
-    """Hold one replacement of a backbone."""
+class Changes:
+    """Hold a config that is being changed, and its changes."""
 
     cfg: Config  # the new one
-    arch: str  # of the HireMLP in it
-    network: ConfigDict  # the part of `cfg.model` that has the backbone
-    path: str  # of the network in the config, such as `model.`
-    original: ConfigDict  # the network before
-    changes: list[str] = field(default_factory=list)  # a line for each
+    changes: list[str] = field(default_factory=list, kw_only=True)  # a line for each
 
-    def set(self, owner: ConfigDict, path: str, key: str, value: Any) -> None:
+    def set(self, owner: ConfigDict | Config, path: str, key: str, value: Any) -> None:
         """Set `owner[key]`, and note a change if it is one."""
         old = brief(owner[key]) if key in owner else "not set"
         if owner.get(key) != value:
             owner[key] = value
             self.changes.append(f"{path}{key}: {old} -> {brief(value)}")
+
+    def text(self, source: str) -> str:
+        """Write the new config: its changes from `source` as a comment, then the whole of it."""
+        head = f"{source} {self.title()}.\n\n"
+        head += "\n    ".join(["Changed:", *self.changes]) + "\n\n"
+        head += "\n    ".join(["Kept: all else. For you to decide:", *self.advice()])
+        comment = "\n".join(f"# {line}".rstrip() for line in head.split("\n"))
+        return f"{comment}\n\n{self.cfg.pretty_text}"
+
+    def title(self) -> str:
+        """Say what was done to the config, for a line that begins with the config's name."""
+        raise NotImplementedError
+
+    def advice(self) -> list[str]:
+        """List what is left as it was, and a person may want to change next."""
+        raise NotImplementedError
+
+
+@dataclass
+class Swap(Changes):
+    """Hold one replacement of a backbone."""
+
+    arch: str  # of the HireMLP in it
+    network: ConfigDict  # the part of `cfg.model` that has the backbone
+    path: str  # of the network in the config, such as `model.`
+    original: ConfigDict  # the network before
 
     @property
     def is_classifier(self) -> bool:
@@ -42,16 +71,10 @@ class Swap:
         """Return the neck that reads the backbone; empty where there is none."""
         return next(iter(as_list(self.network.get("neck"))), ConfigDict())
 
-    def text(self, source: str) -> str:
-        """Write the new config: its changes from `source` as a comment, then the whole of it."""
-        head = f"{source} with HireMLP in the place of its backbone, by hire-mlp swap.\n\n"
-        head += "\n    ".join(["Changed:", *self.changes]) + "\n\n"
-        head += "\n    ".join(["Kept: all else. For you to decide:", *self.advice()])
-        comment = "\n".join(f"# {line}".rstrip() for line in head.split("\n"))
-        return f"{comment}\n\n{self.cfg.pretty_text}"
+    def title(self) -> str:
+        return "with HireMLP in the place of its backbone, by hire-mlp swap"
 
     def advice(self) -> list[str]:
-        """List what a swap leaves as it is, and a person may want to change next."""
         optimizer = (self.cfg.get("optim_wrapper") or {}).get("optimizer") or {}
         kind, rate = optimizer.get("type"), optimizer.get("lr")
         lines = [f"optim_wrapper.optimizer: still {kind}, lr {rate}, of the old backbone"]
@@ -59,7 +82,7 @@ class Swap:
             lines = [
                 f"optim_wrapper.optimizer: still {kind}, lr {rate}; Hire-MLP was trained with "
                 "AdamW,",
-                "    lr 1e-4 on COCO, lr 1.2e-4 and weight decay 0.01 on ADE20K",
+                f"    {RATES.get(self.cfg.default_scope, RATES['mmdet'])}",
             ]
         return [*lines, "param_scheduler: still the old backbone's"]
 
@@ -79,3 +102,8 @@ def as_list(value: Any) -> list[Any]:
 def is_list(value: Any) -> bool:
     """Tell a list or tuple from anything else."""
     return isinstance(value, (list, tuple))
+
+
+def last_name(kind: Any) -> str:
+    """Return the name of a class without its scope, where a config has the class itself, too."""
+    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]

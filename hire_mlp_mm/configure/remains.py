@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmengine.config import ConfigDict
 
 from ..registry import SCOPE
-from .changes import Swap, as_list
+from .changes import Changes, Swap, as_list
 
 # Red, green, blue, on a scale of 0 to 255: how the images of the ImageNet weights were normalised.
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -42,12 +42,7 @@ def drop_remains(swap: Swap) -> None:
         swap.set(cfg, "", "load_from", None)
     if not cfg.get("sync_bn"):
         swap.set(cfg, "", "sync_bn", "torch")
-    imports = list((cfg.get("custom_imports") or {}).get("imports") or [])
-    imports += [] if SCOPE in imports else [SCOPE]
-    swap.set(cfg, "", "custom_imports", dict(imports=imports, allow_failed_imports=False))
-    if not cfg.get("runner_type"):
-        # The hosts' own tools build it, with every guarantee of docs/reliability.md.
-        swap.set(cfg, "", "runner_type", f"{SCOPE}.Runner")
+    guard_runs(swap)
     # The hosts decay learning rates by layer for their own backbones alone.
     wrapper = cfg.get("optim_wrapper") or {}
     options = wrapper.get("paramwise_cfg") or {}
@@ -56,3 +51,13 @@ def drop_remains(swap: Swap) -> None:
         swap.set(wrapper, "optim_wrapper.", "constructor", LAYER_DECAY)
         kept = {k: v for k, v in options.items() if k not in HOST_LAYER_DECAY}
         swap.set(wrapper, "optim_wrapper.", "paramwise_cfg", ConfigDict(kept, decay_rate=rate))
+
+
+def guard_runs(change: Changes) -> None:
+    """Have the hosts' own tools run a config with every guarantee of docs/reliability.md."""
+    cfg = change.cfg
+    imports = as_list((cfg.get("custom_imports") or {}).get("imports"))
+    imports += [] if SCOPE in imports else [SCOPE]
+    change.set(cfg, "", "custom_imports", dict(imports=imports, allow_failed_imports=False))
+    if not cfg.get("runner_type"):
+        change.set(cfg, "", "runner_type", f"{SCOPE}.Runner")

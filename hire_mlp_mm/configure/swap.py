@@ -16,6 +16,7 @@ from mmengine.registry import DefaultScope
 from .. import weights
 from ..arch import ARCHS
 from .changes import Swap, SwapError, as_list, brief, is_list
+from .lazy import name_classes
 from .measure import Flow, Map, check_swap, measure_old
 from .readers import STRIDES, rewire
 from .remains import STD, drop_remains, normalise
@@ -49,6 +50,7 @@ def make_swap(cfg: Config, arch: str, checkpoint: str | None = None) -> Swap:
         text of a config file that says them in its first lines.
     """
     cfg = copy.deepcopy(cfg)
+    name_classes(cfg)
     network, path = find_network(cfg.model)
     if network.backbone.get("type", "").rpartition(".")[2] == "HireMLP":
         raise SwapError(f"{path}backbone is HireMLP already; set its arch by hand")
@@ -141,15 +143,37 @@ def replace_backbone(swap: Swap, old: Flow, checkpoint: str | None) -> None:
     if channels != 3:
         backbone.in_channels = channels
     backbone.drop_path_rate = DROP_PATH[arch]
-    if checkpoint is None and arch not in weights.WEIGHTS:
-        raise SwapError(f"no weights of {arch} are published; give --weights FILE or none")
-    pretrained = ConfigDict(type="Pretrained", checkpoint=checkpoint or f"hire-mlp://{arch}")
-    backbone.init_cfg = None if checkpoint == "none" else pretrained
+    backbone.init_cfg = pretrained(arch, checkpoint)
     swap.set(network, swap.path, "backbone", backbone)
     options = [(key, value) for key, value in backbone.items() if key != "type"]
     swap.changes += [f"    {key}: {brief(value)}" for key, value in options]
     if strides != new_strides and not swap.is_classifier:
         swap.changes.append(f"    strides of the feature maps: {strides} -> {new_strides}")
+
+
+def pretrained(arch: str, checkpoint: str | None) -> ConfigDict | None:
+    """Make the `init_cfg` of a HireMLP, or raise SwapError where nothing is published for it."""
+    if checkpoint is None and arch not in weights.WEIGHTS:
+        raise SwapError(f"no weights of {arch} are published; give --weights FILE or none")
+    if checkpoint == "none":
+        return None
+    return ConfigDict(type="Pretrained", checkpoint=checkpoint or f"hire-mlp://{arch}")
+
+
+def resize_backbone(cfg: Config, arch: str, checkpoint: str | None = None) -> Swap:
+    """Make a config whose HireMLP is of another arch; arguments and errors as `make_swap`."""
+    cfg = copy.deepcopy(cfg)
+    network, path = find_network(cfg.model)
+    swap = Swap(cfg, arch, network, path, original=copy.deepcopy(network))
+    backbone, at = network.backbone, f"{path}backbone."
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        old = measure_old(swap)
+        if backbone.get("arch", "small") != arch:
+            swap.set(backbone, at, "arch", arch)
+            swap.set(backbone, at, "drop_path_rate", DROP_PATH[arch])
+            rewire(swap, old)
+        swap.set(backbone, at, "init_cfg", pretrained(arch, checkpoint))
+    return swap
 
 
 def makes_pyramid(old: Flow) -> bool:

@@ -79,9 +79,12 @@ class Hints:
             has none, from 0 to 1; None if there has to be one.
         seed: of that split.
         ignore: the label of a mask's pixels to ignore; None for the 255 that is usual.
+        task: one of `TASKS`, where a folder may hold data for several; None for what is found
+            first.
     """
 
     classes: list[str] | None = None
     val: float | None = None
     seed: int = 0
     ignore: int | None = None
+    task: str | None = None

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ..errors import DataError
+
+MOST = 50  # faults that are worth listing
 
 
 @dataclass
@@ -17,6 +21,8 @@ class Report:
         faults: what must not be trained or tested, a line each; the line names the record.
         skipped: how many records are left out, by what and why, such as
             `boxes of zero area or thinner than a pixel`.
+        odd: how many records are kept though they look wrong, by what and why, such as
+            `boxes reach beyond their image`.
         notes: what a person should know, though nothing is lost, a line each.
         images: how many there are.
         empty: how many of them have nothing to learn from, such as no box.
@@ -26,10 +32,16 @@ class Report:
     source: str
     faults: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    odd: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     images: int = 0
     empty: int = 0
     per_class: dict[str, int] = field(default_factory=dict)
+
+    def add(self, faults: Iterable[str]) -> bool:
+        """Add faults, `MOST` in all; tell whether there are any by now."""
+        self.faults += islice(faults, MOST - len(self.faults))
+        return bool(self.faults)
 
     def refuse(self) -> None:
         """Raise DataError with the first fault, if there is one."""
@@ -39,5 +51,13 @@ class Report:
             raise DataError(f"{self.source}{self.faults[0]}{more}")
 
     def losses(self) -> str:
-        """Count what is left out, by reason, for the end of a line of the log."""
-        return "".join(f"; skipped {count} {what}" for what, count in self.skipped.items())
+        """Count what is left out or looks wrong, by reason, for the end of a line of the log."""
+        skipped = [f"skipped {count} {what}" for what, count in self.skipped.items() if count]
+        odd = [f"{count} {what}" for what, count in self.odd.items() if count]
+        return "".join(f"; {part}" for part in [*skipped, *odd])
+
+
+def few(names: Iterable[str]) -> str:
+    """Join the first five of some names."""
+    names = list(names)
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

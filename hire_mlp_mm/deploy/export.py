@@ -173,6 +173,9 @@ def part_of(
         if not isinstance(inner, HireMLPNet):
             raise UserError(f"{type(model).__name__} has no HireMLP as its backbone")
         if hasattr(part, "decode_head") and not backbone:
+            test_cfg: Any = part.test_cfg
+            if test_cfg.get("mode") == "slide":
+                say("warning: test_cfg.mode is slide: the file takes images whole, without windows")
             return Segmentor(part), ["logits"], cfg
         part = inner
     return part, [f"stage{i}" for i in part.out_indices], cfg

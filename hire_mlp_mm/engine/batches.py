@@ -1,4 +1,4 @@
-"""Watch a model and its batch: name the images on which it fails, and the classes that it lacks."""
+"""Watch a model and its batch, to say what failed, with which images and what to set."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from .processes import lost_contact
 
 @HOOKS.register_module()
 class BatchHook(Hook):
-    """Name the images of a batch on which a model fails, in the log."""
+    """Say which batch an iteration was at when it failed."""
 
     priority = "VERY_HIGH"
 
     def __init__(self) -> None:
         self.batch: Any = None  # while the model works on it
         self.runner: Any = None  # from the beginning of its run
+        self.in_model = False  # where the error was raised
 
     def __deepcopy__(self, memo: Any) -> BatchHook:
         return self  # in copies of the model, such as an average's, too
@@ -40,16 +41,17 @@ class BatchHook(Hook):
     def log_failure(self, model: nn.Module, inputs: Any, outputs: Any) -> None:
         """Write into the log on which images a forward pass has failed."""
         if outputs is None and self.batch is not None:
-            self.runner.logger.error(self.message("with the error that follows"))
+            self.in_model = True
+            self.runner.logger.error(self.message("the error that follows"))
 
-    def message(self, error: str) -> str:
-        """Write the line that names the images, and what may be wrong with the model."""
-        images = [f"{path} ({size})" for path, size in samples(self.batch)]
-        line = f"the model failed on {', '.join(images)}: {error}"
-        return "; ".join([line, *other_channels(self.runner.model)])
+    def message(self, fault: str) -> str:
+        """Write the line of a failure: the fault, what to set if that is known, the images."""
+        place = "the model failed" if self.in_model else "the iteration failed"
+        line = "; ".join([f"{place} with {fault}", *other_channels(self.runner.model)])
+        return f"{line}; the batch was {some([*samples(self.batch)])}"
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        self.batch = data_batch
+        self.batch, self.in_model = data_batch, False
 
     before_val_iter = before_test_iter = before_train_iter
 
@@ -123,46 +125,8 @@ def samples(batch: Any) -> Iterator[tuple[str, str]]:
             yield from samples(part)
 
 
-@HOOKS.register_module()
-class ClassesHook(Hook):
-    """Stop a run whose data have labels that the model has no outputs for."""
-
-    def before_train(self, runner: Any) -> None:
-        for line in check_classes(runner.model, runner.train_dataloader.dataset)[:1]:
-            runner.logger.warning(line)
-
-    def before_val(self, runner: Any) -> None:
-        check_classes(runner.model, runner.val_dataloader.dataset)
-
-    def before_test(self, runner: Any) -> None:
-        check_classes(runner.model, runner.test_dataloader.dataset)
-
-
-def check_classes(model: nn.Module, dataset: Any) -> list[str]:
-    """Raise DataError where a head has fewer classes than the data; list heads that have more.
-
-    mmdet takes a label beyond a head's classes for the background, mmseg leaves it out of the
-    figures.
-    """
-    metainfo = getattr(dataset, "metainfo", {})
-    classes = len(metainfo.get("classes") or ())
-    if "stuff_classes" in metainfo or not classes:  # things and stuff have heads of their own
-        return []
-    lines = []
-    for path, head in model.named_modules():
-        number = getattr(head, "num_classes", None)
-        # A backbone without a classifier has -1.
-        if not isinstance(number, int) or number <= 0:
-            continue
-        # A region proposal network has one class, the object, and STDCHead two, of boundaries.
-        if "rpn" in path or type(head).__name__ == "STDCHead":
-            continue
-        line = (
-            f"{path} ({type(head).__name__}) has num_classes={number}, and "
-            f"{type(dataset).__name__} {classes} classes"
-        )
-        if number < classes:
-            raise DataError(f"{line}; set either in the config")
-        if number > classes:
-            lines.append(f"{line}: set it to {classes} in every head, unless that is meant")
-    return lines
+def some(images: list[tuple[str, str]], most: int = 2) -> str:
+    """Name the first of some images with their sizes, and count the others."""
+    line = ", ".join(f"{path} ({size})" for path, size in images[:most])
+    more = len(images) - most
+    return f"{line} and {more} more" if more > 0 else line or "without images that have a name"

@@ -17,10 +17,20 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
 from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS
-from mmengine.runner import CheckpointLoader, find_latest_checkpoint
+from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
-from ..checkpoint import CheckpointError, StateDict, fit, groups, match_state_dict, oddity, plain
+from ..checkpoint import (
+    CONTAINERS,
+    CheckpointError,
+    StateDict,
+    convert_state_dict,
+    fit,
+    groups,
+    match_state_dict,
+    oddity,
+    plain,
+)
 from ..errors import UserError, short
 from ..files import WHOLE
 from ..hire_mlp import HireMLPNet
@@ -28,6 +38,7 @@ from ..registry import HOOKS
 from ..torch_file import load_data
 from ..weights import check_digest, digest_in, fetch
 from .batches import unwrapped
+from .builds import arguments_of
 from .resume import check_undamaged, meta_of_training
 
 OUTDATED = "outdated_ckpts"  # in the log that checkpoints hold: files that are to be removed
@@ -44,6 +55,10 @@ class CheckpointHook(HostCheckpointHook):
     """
 
     def __init__(self, *args: Any, backend_args: dict[str, Any] | None = None, **options: Any):
+        # mmengine hands others on to what saves, which refuses them after the first epoch.
+        known = arguments_of(HostCheckpointHook) | arguments_of(Runner.save_checkpoint)
+        for name in options.keys() - known:
+            raise TypeError(f"CheckpointHook got an unexpected keyword argument '{name}'")
         local = "://" not in str(options.get("out_dir"))
         if local and backend_args is None and options.get("file_client_args") is None:
             backend_args = dict(backend=WHOLE)
@@ -186,7 +201,11 @@ class LoadHook(Hook):
         if resumed and trains:
             meta_of_training(checkpoint, name)
             checkpoint["meta"].pop("config", None)  # of a loader that is not ours
-        left = load_checked(tensors_of(state), model, name, whole=resumed or not trains)
+        whole = resumed or not trains
+        for key in CONTAINERS if whole and not tensors_of(state) else ():
+            if isinstance(checkpoint.get(key), dict):
+                refuse_backbone(tensors_of(checkpoint[key]), name)
+        left = load_checked(tensors_of(state), model, name, whole)
         # Else mmengine would say each of their names, however many there are.
         parts = {key.partition(".")[0] for key in model.state_dict()}
         extra = [key for key in left if key.partition(".")[0] not in parts]
@@ -233,6 +252,7 @@ def load_checked(state: StateDict, model: nn.Module, name: str, whole: bool = Tr
             match_state_dict(given, expected, name)
     absent, unexpected = try_to_load(state, model)
     if absent and whole:
+        refuse_backbone(state, name)
         held = groups(list(state), 1) if state else "no tensors under state_dict"
         raise CheckpointError(
             f"{name} is not of this config's model: {len(absent)} of {len(model.state_dict())} "
@@ -248,6 +268,21 @@ def load_checked(state: StateDict, model: nn.Module, name: str, whole: bool = Tr
     if not whole and len(absent) >= len(model.state_dict()):
         raise CheckpointError(f"{name} holds nothing that fits this config's model")
     return unexpected
+
+
+def refuse_backbone(state: StateDict, name: str) -> None:
+    """Raise CheckpointError for weights of a Hire-MLP alone, by our names or the authors'."""
+    try:
+        convert_state_dict(state)  # which takes no name of another part
+    except CheckpointError:
+        return
+    if state:
+        classifier = "; hire-mlp convert --classifier makes a classifier's of it"
+        raise CheckpointError(
+            f"{name} holds a backbone alone, and a checkpoint of the whole model is needed"
+            f"{classifier if 'head.weight' in state else ''}; to train from it, name it in "
+            f"model.backbone.init_cfg.checkpoint"
+        )
 
 
 def try_to_load(state: StateDict, model: nn.Module) -> tuple[list[str], list[str]]:

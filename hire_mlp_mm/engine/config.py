@@ -1,8 +1,10 @@
-"""Find and read a config, and look for the data that it names."""
+"""Find and read a config, and look for the files and data that it names."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import glob
 import importlib.util
 import os
 import re
@@ -15,6 +17,9 @@ from mmengine.config import Config
 from ..errors import UserError, describe
 from ..host_faults import CONFIGS
 from ..registry import SCOPE
+
+NOTE = "last_checkpoint"  # mmengine's, in a work dir: the path of the newest checkpoint
+MOST = 4  # missing paths that one line names
 
 # Data sets of MMPretrain that fetch themselves where they are missing.
 DOWNLOADING = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
@@ -59,29 +64,85 @@ def read_config(name: str) -> Config:
 
 def check_file(path: str, what: str) -> None:
     """Raise UserError unless a local file is there; URLs and names of weights pass."""
+    if os.path.isdir(path):
+        inside = newest_checkpoint(path)
+        hint = f"name a file in it, such as {inside}" if inside else "it has no .pth file"
+        raise UserError(f"{what} {path} is a folder; {hint}")
     if "://" not in path and not os.path.isfile(path):
         raise UserError(f"{what} {path} not found")
+
+
+def newest_checkpoint(folder: str) -> str | None:
+    """Return the checkpoint in a folder that its note names, or else the one written last."""
+    noted = read_note(folder)
+    if noted and os.path.isfile(os.path.join(folder, os.path.basename(noted))):
+        return os.path.join(folder, os.path.basename(noted))
+    found = glob.glob(os.path.join(glob.escape(folder), "*.pth"))
+    return max(found, key=os.path.getmtime, default=None)
+
+
+def read_note(work_dir: str) -> str | None:
+    """Read the path in a work dir's note of its newest checkpoint, if there is such a note."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return Path(work_dir, NOTE).read_text(encoding="utf-8").strip("\0 \n") or None
+    return None
+
+
+# Data -------------------------------------------------------------------------------------------
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     """Raise UserError where data of `splits` (`train`, `val`, `test`) are missing.
 
-    It names the first path that is missing, and what to set: a variable that the config reads, or
-    else the keys of this path and of the first of each other loader and evaluator.
+    The line names what is missing, where in the config it stands, and what to set: the variable
+    that made the path, or else its key.
     """
-    missing = []
+    missing: list[tuple[str, str, str]] = []
     for key in (f"{split}_{part}" for split in splits for part in ("dataloader", "evaluator")):
-        part = cfg.get(key)
-        parts = enumerate(part) if isinstance(part, (list, tuple)) else [(None, part)]
-        for i, one in parts:  # of evaluators there may be a list
-            paths = data_paths(one, key if i is None else f"{key}.{i}")
-            missing += [found for found in paths if not os.path.exists(found[0])][:1]
+        gone = None  # a data set whose folder is missing, and with it all in it
+        for path, what, place in data_paths(cfg.get(key), key):
+            if os.path.exists(path) or (gone and place.startswith(gone)):
+                continue
+            missing.append((path, what, place))
+            gone = place.removesuffix("data_root") if place.endswith(".data_root") else gone
     if missing:
-        variables = sorted(set(re.findall(r"\{\{\s*\$(\w+):", cfg.text)))
-        keys = " ".join(f"{key}=..." for _, _, key in missing)
-        cure = f"set {' or '.join(variables)}" if variables else f"add --cfg-options {keys}"
-        path, what, key = missing[0]
-        raise UserError(f"{what} {path} not found (in {key.partition('.')[0]}); {cure}")
+        raise UserError(missing_data(cfg, missing))
+
+
+def missing_data(cfg: Config, missing: list[tuple[str, str, str]]) -> str:
+    """Write the line about data, of each (path, what it is, its key), that are missing."""
+    values = variables(cfg)
+    names: dict[str, None] = {}  # in order, each once
+    keys: list[str] = []
+    places: dict[str, dict[str, None]] = {}
+    roots = tuple(path for path, _, key in missing if key.endswith(".data_root"))
+    for path, what, key in missing:
+        name = maker(path, values)
+        if name and path.startswith(roots) and path not in roots:
+            continue  # the variable that is to be set makes it, too
+        if name:
+            names[f"{name} (now {values[name]})" if name in cfg.env_variables else name] = None
+        else:
+            keys.append(f"{key}=...")
+        places.setdefault(f"{what} {path}", {})[key.partition(".")[0]] = None
+    said = [f"{path} not found (in {', '.join(where)})" for path, where in places.items()]
+    more = f" and {len(said) - MOST} more" if len(said) > MOST else ""
+    cures = [f"set {' and '.join(names)}"] if names else []
+    cures += [f"add --cfg-options {' '.join(keys)}"] if keys else []
+    return f"{', '.join(said[:MOST])}{more}; {', and '.join(cures)}"
+
+
+def variables(cfg: Config) -> dict[str, str]:
+    """Return the variables of the environment that a config reads, each with its value there."""
+    named = re.findall(r"\{\{['\"]?\s*\$(\w+)\s*:\s*(\S*?)\s*['\"]?\}\}", cfg.text)
+    return {name: cfg.env_variables.get(name, default) for name, default in named}
+
+
+def maker(path: str, values: dict[str, str]) -> str | None:
+    """Name the variable whose value a path begins with; None where it was made without one."""
+    folders = {name: value.rstrip("/") for name, value in values.items() if value.strip("./")}
+    begun = [name for name, folder in folders.items() if f"{path}/".startswith(f"{folder}/")]
+    return max(begun, key=lambda name: len(folders[name]), default=None)
 
 
 def data_paths(part: Any, key: str) -> Iterator[tuple[str, str, str]]:
@@ -103,7 +164,11 @@ def data_paths(part: Any, key: str) -> Iterator[tuple[str, str, str]]:
         yield os.path.join(root, annotations), "annotation file", f"{key}.ann_file"
     prefixes: Any = part.get("data_prefix") or {}
     if kind == "ImageNet" and not prefixes:
-        prefixes = part.get("split") or {}
-    for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
+        prefixes = dict(split=part.get("split"))
+    elif isinstance(prefixes, dict):
+        prefixes = {f"data_prefix.{name}": prefix for name, prefix in prefixes.items()}
+    else:
+        prefixes = dict(data_prefix=prefixes)
+    for name, prefix in prefixes.items():
         if prefix:
-            yield os.path.join(root, prefix), "data folder", f"{key}.data_prefix"
+            yield os.path.join(root, prefix), "data folder", f"{key}.{name}"

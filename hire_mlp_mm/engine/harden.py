@@ -11,11 +11,12 @@ from ..registry import SCOPE
 
 SPLITS = ("train", "val", "test")
 LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop")
+OF_WORKERS = ("persistent_workers", "prefetch_factor")
 # In the order in which those of one priority are called.
 HOOKS = (
     "PlaceHook",
     "LoadHook",
-    "ClassesHook",
+    "AgreementHook",
     "BatchHook",
     "FiniteHook",
     "FiniteCheckpointHook",
@@ -87,6 +88,9 @@ def harden_loader(loader: ConfigDict, training: bool) -> None:
     """Have a data loader's files checked, its batches placed, and its workers end with it."""
     if isinstance(loader.get("dataset"), dict):
         harden_dataset(loader.dataset)
+    if not loader.get("num_workers"):
+        for key in OF_WORKERS:  # which torch refuses where there are none
+            loader.pop(key, None)
     then = loader.get("worker_init_fn")
     if not ours(then):
         loader.worker_init_fn = dict(type=f"{SCOPE}.start_worker")

@@ -11,7 +11,14 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from ..errors import UserError
 from ..registry import HOOKS
-from . import backbones, batches, checkpoints, finite  # noqa: F401  which register theirs
+from . import (  # noqa: F401  which register theirs
+    agreement,
+    backbones,
+    batches,
+    checkpoints,
+    finite,
+    pictures,
+)
 from .loops import validation_is_due
 from .randomness import STEP, VALIDATION, PlacedBatchSampler, seed_everything
 
@@ -95,9 +102,15 @@ class CatchUpHook(Hook):
                 f"this process has not loaded {start.path}, from which the first one goes on: "
                 f"the work dir {runner.work_dir} has to be one for all machines of a run"
             )
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        if loop.epoch >= loop.max_epochs if by_epoch else loop.iter >= loop.max_iters:
+            runner.logger.warning(
+                f"nothing is left to train: {start.path} is the end of it; for more, raise "
+                f"train_cfg.max_epochs or max_iters"
+            )
         if "place" not in start.meta or start.meta["validated"]:
             return
-        within_epoch = isinstance(loop, EpochBasedTrainLoop) and start.meta["place"][1]
+        within_epoch = by_epoch and start.meta["place"][1]
         if not within_epoch and validation_is_due(loop):
             runner.logger.info("validating what was saved and not validated any more")
             runner.val_loop.run()

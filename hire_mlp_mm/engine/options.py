@@ -46,19 +46,17 @@ def run_backbone(cfg: Config, **options: Any) -> None:
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:
-    """Have every prediction of a test drawn beside its ground truth into a folder."""
-    hook = cfg.default_hooks.get("visualization")
-    if hook is None:
-        raise UserError("--show-dir: the config's default_hooks have no visualization hook")
-    folder = os.path.abspath(folder)
-    hook.update(interval=1)
-    if cfg.default_scope == "mmdet":
-        hook.update(draw=True, test_out_dir=folder)
-    elif cfg.default_scope == "mmseg":
-        hook.update(draw=True)
-        cfg.visualizer.save_dir = folder
-    else:
-        hook.update(enable=True, out_dir=folder)
+    """Have every prediction of a test drawn beside its ground truth into a new folder."""
+    from ..prediction.pictures import DEFAULTS
+
+    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise UserError(f"--show-dir {folder} has files already; name a new folder")
+    if not cfg.get("visualizer"):
+        cfg.visualizer = ConfigDict(type=DEFAULTS[cfg.default_scope])
+    given = (cfg.get("default_hooks") or {}).get("visualization") or {}
+    kept = {key: given[key] for key in ("score_thr", "backend_args") if key in given}
+    hook = ConfigDict(type=f"{SCOPE}.PicturesHook", folder=os.path.abspath(folder), **kept)
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
 
 
 def augment_tests(cfg: Config) -> None:

@@ -21,9 +21,10 @@ from mmengine.runner import CheckpointLoader
 from ..errors import CheckpointError, UserError, first_line
 from ..files import write_whole
 from ..torch_file import load_data
+from .config import NOTE as NOTE  # others import it from here, and `read_note`
 from .config import check_file
+from .config import read_note as read_note
 
-NOTE = "last_checkpoint"  # mmengine's, in the work dir: the path of the newest checkpoint
 # What is needed of a checkpoint's meta.
 META = ("epoch", "iter", "time", "saved", "seed", "order", "place", "validated")
 
@@ -101,13 +102,6 @@ def find_start(runner: Any, named: str | None) -> Start | None:
             "folder, or start over in a new --work-dir"
         )
     runner.logger.warning(f"no checkpoint in {runner.work_dir}: training starts from the beginning")
-    return None
-
-
-def read_note(work_dir: str) -> str | None:
-    """Read the path in a work dir's note of its newest checkpoint, if there is such a note."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return Path(work_dir, NOTE).read_text(encoding="utf-8").strip("\0 \n") or None
     return None
 
 

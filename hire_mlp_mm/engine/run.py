@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,14 @@ from mmengine.registry import RUNNERS
 from torch import nn
 
 from .. import mmcv_ops
-from ..errors import UserError, describe
+from ..errors import UserError
 from ..files import CURE
 from ..registry import SCOPE
 from .batches import one_line_errors
+from .builds import named_faults
 from .config import check_data, check_file, read_config
 from .harden import SPLITS, harden
+from .merging import merge_options
 from .processes import join_processes_on_cpu
 from .resume import has_checkpoint
 
@@ -41,17 +42,7 @@ def load_config(
         UserError: there is no such file, it cannot be read, or an option does not fit it.
     """
     cfg = read_config(config)
-    for key in options or ():
-        first = key.partition(".")[0]
-        near = difflib.get_close_matches(first, cfg.keys(), 1, 0.85)
-        if first not in cfg and near:
-            raise UserError(
-                f"--cfg-options: the config has no {first!r}; did you mean {near[0]!r}?"
-            )
-    try:
-        cfg.merge_from_dict(options or {})
-    except Exception as error:  # of an index, or of a value that is not a dict
-        raise UserError(f"--cfg-options: {describe(error)}") from error
+    merge_options(cfg, options or {})
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(cfg.filename).stem}"
     if cfg.default_scope == "mmpretrain":  # as its own tools do
@@ -87,7 +78,7 @@ def train(cfg: Config, resume: str | None = None) -> nn.Module:
     check_data(cfg, ("train", "val"))
     try:
         runner = build_runner(cfg)
-        with one_line_errors(runner):
+        with one_line_errors(runner), named_faults(cfg):
             return runner.train()
     except OSError as error:  # of logs and the like: a checkpoint's is a UserError
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -116,7 +107,7 @@ def test(cfg: Config, checkpoint: str) -> dict[str, float]:
     check_data(cfg, ("test",))
     cfg.load_from, cfg.resume = checkpoint, False
     runner = build_runner(cfg)
-    with one_line_errors(runner):
+    with one_line_errors(runner), named_faults(cfg):
         return runner.test()
 
 
@@ -125,7 +116,7 @@ def build_runner(cfg: Config) -> Any:
     if cfg.launcher == "pytorch" and get_device() == "cpu":
         join_processes_on_cpu(cfg)
     cfg.setdefault("runner_type", f"{SCOPE}.{'FlexibleRunner' if 'strategy' in cfg else 'Runner'}")
-    with one_line_errors():
+    with one_line_errors(), named_faults(cfg):
         runner = RUNNERS.build(cfg)
     runner.logger.info(mmcv_ops.describe())
     return runner

@@ -12,6 +12,7 @@ from mmengine.runner import FlexibleRunner as HostFlexibleRunner
 from mmengine.runner import Runner as HostRunner
 
 from ..registry import RUNNERS
+from .config import read_note
 from .harden import harden
 
 
@@ -28,6 +29,13 @@ class Hardening:
 @RUNNERS.register_module()
 class Runner(Hardening, HostRunner):
     """Run a hardened config as mmengine's runner does."""
+
+    def load_or_resume(self) -> None:
+        """Load what the config names, or go on from the work dir's checkpoint, if it has one."""
+        named = self.cfg.get("load_from")
+        if not named and self.cfg.get("resume") and read_note(self.work_dir) is None:
+            return  # which was said; mmengine would say 'Auto resumed from None'
+        super().load_or_resume()
 
 
 @RUNNERS.register_module()

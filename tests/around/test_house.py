@@ -20,8 +20,8 @@ FLOORS = (
     {"errors", "allowed", "numbers_only", "safetensors_file", "torch_file", "weights", "checkpoint",
      "convert", "names", "arch", "hire_mlp", "ops", "lean", "fuse"},
     {"registry", "backbone", "layer_decay", "mmcv_ops", "deform_ops", "fsdp", "files", "loading",
-     "host_faults"},
-    {"data", "engine", "configure", "deploy", "bench", "doctor", "probe"},
+     "host_faults", "model_hub"},
+    {"data", "engine", "configure", "deploy", "prediction", "bench", "doctor", "probe"},
     {"cli", "__main__"},
 )  # fmt: skip
 HOSTS = {"mmdet", "mmseg", "mmpretrain"}

@@ -51,6 +51,63 @@ def test_recipes_by_name(tmp_path):
         get_config("nobody::folder/recipe.py")
 
 
+BY_INFERENCER = (
+    "import sys, warnings\n"
+    "warnings.simplefilter('ignore')\n"
+    "import hire_mlp_mm\n"
+    "from mmengine.registry import init_default_scope\n"
+    "from mmengine.infer import BaseInferencer\n"
+    "if sys.argv[1] == 'unmended':\n"
+    "    from hire_mlp_mm import host_faults\n"
+    "    BaseInferencer._get_models_from_metafile = staticmethod(host_faults.models_by_mmengine)\n"
+    "from mmdet.apis import DetInferencer\n"
+    "from mmseg.apis import MMSegInferencer\n"
+    "for kind, name in ((DetInferencer, 'retinanet_hire_t_1x_coco'),\n"
+    "                   (MMSegInferencer, 'semantic_fpn_hire_t_ade20k'),\n"
+    "                   (MMSegInferencer, 'retinanet_hire_t_1x_coco')):\n"
+    "    try:\n"
+    "        print(type(kind(model=name, device='cpu').model).__name__)\n"
+    "    except ValueError as error:\n"
+    "        print(error)\n"
+)
+
+
+def test_inferencers_find_our_recipes_by_name(run_tool):
+    done = run_tool("-c", BY_INFERENCER, "mended")
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if "mmengine - " not in line and line]
+    expected = "Cannot find model: retinanet_hire_t_1x_coco in mmseg"
+    assert said == ["RetinaNet", "EncoderDecoder", expected]
+
+
+def test_inferencers_need_us_to_find_our_recipes(run_tool):
+    """Mended, when mmengine's inferencers look into other packages than the host's."""
+    done = run_tool("-c", BY_INFERENCER, "unmended")
+    assert done.stdout.count("Cannot find model") == 3, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("first", ["hire_mlp_mm", "mmpretrain"])
+def test_mmpretrain_knows_our_classifiers(first, run_tool):
+    """Whichever package is imported first, and without mmpretrain until it is asked for."""
+    from tests.conftest import WITHOUT_OPS
+
+    code = (
+        f"{WITHOUT_OPS}\n"
+        f"import {first}\n"
+        "import sys\n"
+        "import hire_mlp_mm\n"
+        f"assert ('mmpretrain' in sys.modules) == ({first!r} == 'mmpretrain')\n"
+        "import mmpretrain\n"
+        "print(*mmpretrain.list_models('*hire*'))\n"
+        "print(type(mmpretrain.get_model('hire_t_imagenet').backbone).__name__)\n"
+    )
+    done = run_tool("-W", "ignore", "-c", code)
+    assert done.returncode == 0, done.stderr
+    names = " ".join(f"hire_{arch}_imagenet" for arch in "blst")
+    assert done.stdout.splitlines()[0] == names
+    assert done.stdout.splitlines()[-1] == "HireMLP"
+
+
 class Recorder:
     """Stands for FSDPStrategy: what its methods are given."""
 

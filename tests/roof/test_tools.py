@@ -23,6 +23,7 @@ from hire_mlp_mm.engine.config import check_data
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.hire_mlp import HireMLPNet
 from tests.conftest import NANO, ROOT
+from tests.reference import classifier_state
 
 DETECTION = "configs/cascade_mask_rcnn_hire_nano_shapes.py"
 SEGMENTATION = "configs/upernet_hire_nano_shapes.py"
@@ -106,7 +107,7 @@ def test_detector_trains_and_is_tested(shapes, tmp_path, fork_tool):
     assert {"coco/bbox_mAP", "coco/segm_mAP"} <= metrics(tmp_path / "test").keys()
     assert len(pickle.loads((tmp_path / "out.pkl").read_bytes())) == 4
     pictures = list((tmp_path / "pictures").glob("*.jpg"))
-    assert len(pictures) == 4
+    assert len(pictures) == 4 == len(list((tmp_path / "pictures").rglob("*")))
     assert Image.open(pictures[0]).size == (256, 128)  # truth and prediction side by side
 
 
@@ -147,8 +148,13 @@ def test_other_forms_of_a_detector_have_the_same_figures(shapes, tmp_path, fork_
 @pytest.mark.timeout(600)
 def test_segmentor_trains_resumes_and_is_tested(shapes, tmp_path, fork_tool):
     train = ["tools/train.py", SEGMENTATION, "--work-dir", tmp_path / "train"]
-    done = fork_tool(*train, *options(2, 1), env=shapes)
+    done = fork_tool(*train, "--resume", *options(2, 1), env=shapes)
     assert done.returncode == 0, done.stderr
+    assert "training starts from the beginning" in done.stdout
+    assert "resumed from" not in done.stdout
+    done = fork_tool(*train, "--resume", *options(2, 1), env=shapes)
+    assert done.returncode == 0, done.stderr
+    assert f"nothing is left to train: {tmp_path}/train/iter_2.pth is the end" in done.stdout
     checkpoint = tmp_path / "train/iter_1.pth"
     done = fork_tool(*train, "--resume", checkpoint, *options(4, 1), env=shapes)
     assert done.returncode == 0, done.stderr
@@ -159,7 +165,7 @@ def test_segmentor_trains_resumes_and_is_tested(shapes, tmp_path, fork_tool):
     )
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path / "test")["mIoU"] >= 0
-    assert len(list((tmp_path / "pictures").rglob("*.png"))) == 4
+    assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 4
 
 
 @pytest.mark.timeout(600)
@@ -217,7 +223,9 @@ def test_classifier_trains_and_is_tested(tmp_path, fork_tool):
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path / "t")["accuracy/top1"] == 100
     assert len(pickle.loads((tmp_path / "o.pkl").read_bytes())) == 8
-    assert list((tmp_path / "p").glob("*.png"))
+    # The images of the two classes have the same names.
+    assert len(list((tmp_path / "p/dark").glob("*.png"))) == 4
+    assert len(list((tmp_path / "p/light").glob("*.png"))) == 4
 
 
 @pytest.mark.timeout(600)
@@ -231,10 +239,21 @@ def test_a_recipe_runs_under_the_hosts_own_train_py(shapes, tmp_path, run_tool):
 
 COCO, ADE = "configs/cascade_mask_rcnn_hire_s_coco.py", "configs/upernet_hire_s_ade20k.py"
 NO_WEIGHTS = ["--cfg-options", "model.backbone.init_cfg=None"]
+BALANCED = """
+_base_ = ["{base}"]
+inner = {{{{_base_.train_dataloader.dataset}}}}
+train_dataloader = dict(
+    dataset=dict(_delete_=True, type="ClassBalancedDataset", oversample_thr=0.1, dataset=inner)
+)
+"""
 MISTAKES = {
     "config": (["train", "configs/nothing.py"], "config configs/nothing.py not found"),
-    "coco": (["train", COCO], "data set folder nowhere/ not found (in train_dataloader)"),
-    "ade": (["train", ADE], "(in train_dataloader); set ADE_ROOT"),
+    "coco": (
+        ["train", COCO], "data set folder nowhere/ not found (in train_dataloader, val_dataloader)",
+    ),
+    "ade": (
+        ["train", ADE], "(in train_dataloader, val_dataloader); set ADE_ROOT (now nowhere/)",
+    ),
     "annotations": (
         ["train", COCO, "--cfg-options", "train_dataloader.dataset.data_root=."],
         "annotation file ./annotations/instances_train2017.json not found",
@@ -270,8 +289,68 @@ MISTAKES = {
     ),
     "argument": (
         ["train", DETECTION, "--cfg-options", "model.bakcbone=None"],
-        "cannot be built: TypeError: CascadeRCNN.__init__() got an unexpected keyword argument",
+        "model (CascadeRCNN) has no 'bakcbone'; did you mean 'backbone'?",
     ),
+    "assertion": (
+        ["train", DETECTION, "--cfg-options", "model.neck.num_outs=1"],
+        "cannot be built: AssertionError",
+    ),
+    "unknown argument": (
+        ["train", DETECTION, "--cfg-options", "optim_wrapper.optimizer.lrr=1"],
+        "optim_wrapper.optimizer (AdamW) takes no 'lrr'; did you mean 'lr'?",
+    ),
+    "argument of a hook": (
+        ["train", DETECTION, "--cfg-options", "default_hooks.logger.every=1"],
+        "default_hooks.logger (LoggerHook) takes no 'every'; delete",
+    ),
+    "argument of the checkpoints": (
+        ["train", DETECTION, "--cfg-options", "default_hooks.checkpoint.every=1"],
+        "default_hooks.checkpoint (CheckpointHook) takes no 'every'; delete",
+    ),
+    "argument of a loader": (
+        ["train", DETECTION, "--cfg-options", "train_dataloader.batches=1"],
+        "train_dataloader takes no 'batches'; did you mean 'batch_size'?",
+    ),
+    "argument of a data set": (
+        ["train", DETECTION, "--cfg-options", "val_dataloader.dataset.split=val"],
+        "val_dataloader.dataset (CocoDataset) takes no 'split'; delete val_dataloader.dataset",
+    ),
+    "missing argument": (
+        ["train", DETECTION, "--cfg-options", "model.neck.type=CSPNeXtPAFPN"],
+        "model.neck (CSPNeXtPAFPN) takes no",
+    ),
+    "missing type": (
+        ["train", DETECTION, "--cfg-options", "model.neck.type=FPNN"],
+        "model.neck.type: no class is called 'FPNN'; did you mean 'FPN'?",
+    ),
+    "value of HireMLP": (
+        ["train", DETECTION, "--cfg-options", "model.backbone.frozen_stages=9"],
+        "error: HireMLP: frozen_stages=9; expected -1 (nothing)",
+    ),
+    "norm without groups": (
+        ["train", DETECTION, "--cfg-options", "model.backbone.norm_cfg.type=GN"],
+        "error: HireMLP: norm_cfg={'type': 'GN'} has no num_groups",
+    ),
+    "classes of ADE20K": (
+        [
+            "train", SEGMENTATION, "--cfg-options", "train_dataloader.dataset.type=ADE20KDataset",
+            "train_dataloader.dataset.metainfo.classes=(wall,thing,sky)",
+        ],
+        "train_dataloader.dataset.metainfo.classes: 'thing' is none of the 150 classes of ADE20K",
+    ),
+    "balanced masks": (
+        ["train", "BALANCED"],
+        "train_dataloader.dataset: ClassBalancedDataset asks which classes an image has",
+    ),
+    "a folder": (["test", DETECTION, "configs"], "checkpoint configs is a folder"),
+    "load from a folder": (
+        ["train", DETECTION, "--cfg-options", "load_from=configs"],
+        "checkpoint configs is a folder",
+    ),
+    "brackets": (
+        ["train", DETECTION, "--cfg-options", "model.neck.in_channels=[1,[2]"], "brackets",
+    ),
+    "no key": (["train", DETECTION, "--cfg-options", "=3"], "expected KEY=VALUE"),
     "auto scale": (["train", DETECTION, "--auto-scale-lr"], "base_batch_size"),
     "no value": (["train", DETECTION, "--cfg-options", "a=1", "b"], "expected KEY=VALUE"),
     "config after options": (
@@ -280,7 +359,7 @@ MISTAKES = {
     "config after --resume": (["train", "--resume", DETECTION], "name it before the options"),
     "index": (
         ["train", DETECTION, "--cfg-options", "train_dataloader.dataset.pipeline.9.x=1"],
-        "--cfg-options: KeyError",
+        "train_dataloader.dataset.pipeline is a list of",
     ),
     "misspelt key": (
         ["train", DETECTION, "--cfg-options", "trian_cfg.max_iters=1"],
@@ -288,7 +367,7 @@ MISTAKES = {
     ),
     "loop": (
         ["train", DETECTION, "--cfg-options", "train_cfg.max_iter=1"],
-        "cannot be built: TypeError: IterBasedTrainLoop.__init__() got an unexpected",
+        "train_cfg (IterBasedTrainLoop) has no 'max_iter'; did you mean 'max_iters'?",
     ),
     "folder": (
         ["train", "elsewhere/upernet_hire_s_ade20k.py"],
@@ -300,6 +379,9 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2(mistake, shapes, tmp_path, fork_tool):
     (tool, *args), message = MISTAKES[mistake]
+    balanced = tmp_path / "balanced.py"
+    balanced.write_text(BALANCED.format(base=ROOT / SEGMENTATION))
+    args = [balanced if arg == "BALANCED" else arg for arg in args]
     env = {**shapes, "COCO_ROOT": "nowhere/", "ADE_ROOT": "nowhere/"}
     done = fork_tool(f"tools/{tool}.py", *args, "--work-dir", tmp_path, env=env)
     lines = [
@@ -327,17 +409,15 @@ def test_advice_on_missing_data_can_be_followed(several, tmp_path):
     )
     (tmp_path / "images").mkdir()
     (tmp_path / "a.json").touch()
-    seen = []
-    for _ in range(1 + several):  # a data set of several is told of one by one
-        with pytest.raises(UserError) as error:
-            check_data(cfg, ("train", "val"))
-        advice = str(error.value).partition("add --cfg-options ")[2]
-        keys = [word.removesuffix("=...") for word in advice.split()]
-        paths = {True: tmp_path / "a.json", False: tmp_path}
-        cfg.merge_from_dict({key: str(paths[key.endswith("ann_file")]) for key in keys})
-        seen += keys
+    with pytest.raises(UserError) as error:
+        check_data(cfg, ("train", "val"))
+    advice = str(error.value).partition("add --cfg-options ")[2]
+    keys = [word.removesuffix("=...") for word in advice.split()]
+    paths = {True: tmp_path / "a.json", False: tmp_path}
+    cfg.merge_from_dict({key: str(paths[key.endswith("ann_file")]) for key in keys})
     check_data(cfg, ("train", "val"))
-    assert seen[1:3] == [
+    assert len(keys) == 3 + several
+    assert keys[-2:] == [
         "val_dataloader.dataset.data_root",
         "val_evaluator.1.ann_file" if several else "val_evaluator.ann_file",
     ]
@@ -358,13 +438,27 @@ def test_data_sets_that_fetch_themselves_may_be_missing(hardened):
 
 def test_a_checkpoint_of_another_model(shapes, tmp_path, fork_tool):
     """mmengine would load what fits, here nothing, and report a figure."""
-    state = {"patch_embed.proj.weight": torch.zeros(1)}
+    state = {"layers.0.weight": torch.zeros(1)}
     torch.save({"state_dict": state}, tmp_path / "official.pth")
     args = ["--work-dir", tmp_path]
     done = fork_tool("tools/test.py", SEGMENTATION, tmp_path / "official.pth", *args, env=shapes)
     assert done.returncode == 2
     assert "is not of this config's model" in done.stderr
-    assert "it holds patch_embed.proj.weight" in done.stderr
+    assert "it holds layers.0.weight" in done.stderr
+
+
+@pytest.mark.parametrize("container", [None, "state_dict", "model"])
+@pytest.mark.parametrize("official", [False, True])
+def test_a_backbone_in_the_place_of_a_checkpoint(container, official, shapes, tmp_path, fork_tool):
+    state = classifier_state("tiny") if official else HireMLPNet(NANO).state_dict()
+    file = tmp_path / "backbone.pth"
+    torch.save({container: state} if container else state, file)
+    args = ["--work-dir", tmp_path / "w"]
+    done = fork_tool("tools/test.py", SEGMENTATION, file, *args, env=shapes)
+    assert done.returncode == 2
+    assert "holds a backbone alone, and a checkpoint of the whole model is needed" in done.stderr
+    assert ("hire-mlp convert --classifier" in done.stderr) == official
+    assert "model.backbone.init_cfg.checkpoint" in done.stderr
 
 
 class Renaming(torch.nn.Module):

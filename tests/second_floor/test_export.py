@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hire_mlp_mm import HireMLP, cli, deploy
 from hire_mlp_mm.deploy import formats, tracing
-from hire_mlp_mm.deploy.export import randomize
+from hire_mlp_mm.deploy.export import part_of, randomize
 from hire_mlp_mm.errors import UserError
 from tests.conftest import ROOT
 
@@ -152,6 +152,15 @@ def test_segmentor(name, folder):
     assert facts["channels"] == "RGB"
     assert facts["mean"] == "[123.675, 116.28, 103.53]"
     assert facts["std"] == "[58.395, 57.12, 57.375]"
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_windows_that_the_file_does_not_have_are_said(mode, folder):
+    cfg = Config.fromfile("upernet.py")
+    cfg.model.test_cfg = dict(mode=mode, crop_size=(64, 64), stride=(32, 32))
+    said = []
+    part_of(cfg, None, False, said.append)
+    assert any("test_cfg.mode is slide" in line for line in said) == (mode == "slide")
 
 
 @exports

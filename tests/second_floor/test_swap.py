@@ -55,6 +55,44 @@ def test_a_swapped_config_trains(name):
     train_a_step(swap_backbone(load(name), "tiny", "none"))
 
 
+LAZY = """
+from mmengine.model import PretrainedInit
+from mmengine.optim import OptimWrapper
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet
+from mmpretrain.models.losses import CrossEntropyLoss
+from torch.optim import SGD
+
+default_scope = {scope!r}
+model = dict(
+    type=ImageClassifier,
+    backbone=dict(
+        type=ResNet, depth=18, init_cfg=dict(type=PretrainedInit, checkpoint="torchvision://x")
+    ),
+    neck=dict(type=GlobalAveragePooling),
+    head=dict(
+        type=LinearClsHead, num_classes=5, in_channels=512, loss=dict(type=CrossEntropyLoss)
+    ),
+)
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=0.1))
+"""
+
+
+@pytest.mark.parametrize("scope", ["mmpretrain", None])
+def test_a_config_that_imports_its_classes(scope, tmp_path):
+    (tmp_path / "lazy.py").write_text(LAZY.format(scope=scope))
+    swap = make_swap(load(str(tmp_path / "lazy.py")), "base")
+    (tmp_path / "swapped.py").write_text(swap.text("lazy.py"))
+    cfg = load(str(tmp_path / "swapped.py"))
+    assert cfg.default_scope == "mmpretrain"
+    assert cfg.model.backbone.type == "HireMLP"
+    kinds = [cfg.model.type, cfg.model.head.type, cfg.optim_wrapper.optimizer.type]
+    assert kinds == ["ImageClassifier", "LinearClsHead", "SGD"]
+    assert any("on ImageNet" in line for line in swap.advice())
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        cfg.model.backbone.init_cfg = None
+        MODELS.build(cfg.model)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_swapped_is_refused_with_the_reason(name):
     with pytest.raises(SwapError, match=REFUSED[name]) as error:

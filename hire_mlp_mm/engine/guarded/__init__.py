@@ -17,7 +17,9 @@ from mmengine.dataset import BaseDataset
 
 from ...registry import DATASETS, METRICS
 from .base import Guarded, reading
-from .coco import GuardedCoco
+from .coco import GuardedCoco, whole_truth
+from .folders import GuardedFolders
+from .masks import GuardedMasks
 
 
 @functools.cache
@@ -31,19 +33,27 @@ def guard_dataset(host: Any) -> Any:
 
         if read is CocoDataset.load_data_list:  # not in a way of its own
             base = GuardedCoco
+    elif hasattr(host, "get_label_map"):  # mmseg's, and one of mmdet's
+        base = GuardedMasks
+    elif hasattr(host, "is_valid_file"):
+        from mmpretrain.datasets import CustomDataset
+
+        if read is CustomDataset.load_data_list:
+            base = GuardedFolders
     return type(host.__name__, (base, host), dict(host=host, __doc__=host.__doc__))
 
 
 @functools.cache
 def guard_metric(host: Any) -> Any:
-    """Return a metric's class that names the annotation file which it cannot read."""
+    """Return a metric's class that checks its annotation file and names it in its errors."""
 
     class Metric(host):
         __doc__ = host.__doc__
 
         def __init__(self, *args: Any, **options: Any) -> None:
-            with reading("annotation file ", options.get("ann_file")):
-                super().__init__(*args, **options)
+            source = options.get("ann_file")
+            with reading("annotation file ", source), whole_truth(host, options) as whole:
+                super().__init__(*args, **whole)
 
     Metric.__name__ = Metric.__qualname__ = host.__name__
     return Metric

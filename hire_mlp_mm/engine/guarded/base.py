@@ -11,6 +11,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
+from ...data.report import Report
 from ...errors import DataError, UserError, describe
 from .samples import CheckSample, add_checks, failed_step, fault
 
@@ -45,9 +46,24 @@ def source_of(dataset: Any) -> str:
 
 
 def losses_of(dataset: Any) -> str:
-    """Count the boxes of a data set that were skipped, by reason, in words."""
-    boxes = getattr(dataset, "skipped", {}).items()
-    return "".join(f"; skipped {count} boxes {reason}" for reason, count in boxes)
+    """Count what is left out of a data set, by reason, where its annotation file was checked."""
+    report: Report | None = getattr(dataset, "report", None)
+    return "" if report is None else report.losses()
+
+
+def tell(report: Report) -> None:
+    """Write into the log what a data set has, what is left out, and what may be wrong."""
+    found = [name for name, number in report.per_class.items() if number]
+    classes = f" of {len(found)} classes" if report.per_class else ""
+    line = f"{report.source}: {report.images} images{classes}{report.losses()}"
+    print_log(line, logger="current")
+    warn(report)
+
+
+def warn(report: Report) -> None:
+    """Write into the log what may be wrong with a data set."""
+    for note in report.notes:
+        print_log(f"{report.source}{note}", logger="current", level=WARNING)
 
 
 class Guarded(BaseDataset):
@@ -80,9 +96,6 @@ class Guarded(BaseDataset):
         if not self.was_prepared:
             self.was_prepared = True
             self.replaces = add_checks(self.pipeline, CheckSample(self)) and not self.test_mode
-            if hasattr(self, "skipped"):
-                counts = f"{len(self)} of {self.images} images, {self.background} without boxes"
-                print_log(f"{source_of(self)}: {counts}{losses_of(self)}", logger="current")
 
     def no_images(self) -> DataError:
         """Make the error of a data set that has no images left."""

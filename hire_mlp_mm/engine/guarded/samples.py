@@ -12,6 +12,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform, LoadAnnotations, LoadImageFromFile
 from PIL import Image
 
+from ...data.labels import Labels, depth_fault, loaded_fault, shape_fault
 from ...errors import DataError, describe
 from ...files import IMAGES
 
@@ -64,9 +65,7 @@ def add_checks(pipeline: Any, check: CheckSample) -> bool:
             replaces |= add_checks(step, check)
             continue
         pipeline.insert(i + 1, check)
-        local = dict(backend="local")
-        named = step.backend_args or getattr(step, "file_client_args", None) or local
-        if named.get("backend") in ("local", "disk"):
+        if reads_locally(step):
             step.backend_args, step.file_client_args = dict(backend=IMAGES), None
         if isinstance(step, LoadImageFromFile):
             replaces |= bool(getattr(step, "ignore_empty", False))
@@ -74,15 +73,30 @@ def add_checks(pipeline: Any, check: CheckSample) -> bool:
     return replaces
 
 
+def reads_locally(step: Any) -> bool:
+    """Tell whether a step reads files of this machine."""
+    named = step.backend_args or getattr(step, "file_client_args", None) or dict(backend="local")
+    return named.get("backend") in ("local", "disk", IMAGES)
+
+
+def meaning_of(dataset: Any) -> Labels:
+    """Return what the values of a data set's masks mean; without classes where it has no say."""
+    if not hasattr(dataset, "reduce_zero_label"):  # maps other than mmseg's
+        return Labels(None)
+    return Labels(
+        dataset.metainfo.get("classes") or None,
+        getattr(dataset, "ignore_index", 255),
+        dataset.reduce_zero_label,
+        getattr(dataset, "label_map", None),
+    )
+
+
 class CheckSample(BaseTransform):
     """Compare what was loaded of an image of a data set with what its annotations say."""
 
     def __init__(self, dataset: Any) -> None:
-        # mmseg's labels index the classes; other maps have meanings of their own.
-        self.classes = None
-        if hasattr(dataset, "reduce_zero_label"):
-            self.classes = len(dataset.metainfo.get("classes") or ()) or None
-        self.ignored = getattr(dataset, "ignore_index", 255)
+        meaning = meaning_of(dataset)
+        self.meaning = Labels(meaning.classes, meaning.ignore_index)  # of what is loaded
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Raise DataError where sizes or labels do not fit."""
@@ -104,20 +118,13 @@ class CheckSample(BaseTransform):
         if "gt_seg_map" not in results:
             return
         labels, path = results["gt_seg_map"], str(results["seg_map_path"])
-        if labels.shape != (height, width):
-            yield (
-                f"its mask {path} is read with the shape {labels.shape}; expected "
-                f"{(height, width)} as the image, with one class per pixel"
-            )
-        if self.classes is None:
+        if fault := shape_fault(labels.shape, (height, width)):
+            yield f"its mask {path} {fault}"
+        if self.meaning.classes is None:
             return
-        wrong = labels[(labels >= self.classes) & (labels != self.ignored)]
-        if wrong.size:
-            yield (
-                f"its mask {path} has the label {wrong[0]} in {wrong.size} pixels; expected 0 to "
-                f"{self.classes - 1}, or {self.ignored} for pixels to ignore"
-            )
+        if fault := loaded_fault(labels, self.meaning):
+            yield f"its mask {path} {fault}"
         if os.path.isfile(path):
             with Image.open(path) as mask:
-                if mask.mode[0] in "IF" and (largest := int(np.asarray(mask).max())) > 255:
-                    yield f"its mask {path} has the label {largest}; mmseg reads 8 bits of it"
+                if mask.mode[0] in "IF" and (fault := depth_fault(np.asarray(mask))):
+                    yield f"its mask {path} {fault}"

@@ -1,0 +1,127 @@
+"""Predict on images, folders and videos: pictures, and results for machines.
+
+    hire-mlp predict work_dirs/NAME photographs --out predicted
+    hire-mlp predict CHECKPOINT CONFIG a.jpg "b/*.png" clip.mp4 --out predicted
+
+The model is a checkpoint, or the work dir of a training: its best checkpoint, or else its last one.
+The config is the one beside it, if none is named. The new folder gets the pictures and videos with
+the predictions drawn in, and of a detector predictions.json (results in COCO's format), of a
+segmentor masks/*.png (the label in each pixel), of a classifier predictions.csv (the five best).
+
+Exit code 1 if an image could not be read; it is named and passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..errors import UserError
+from . import OutcomeError
+from .options import add_cfg_options
+
+HELP = "predict on images, folders and videos: pictures, and results as files"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Name the options."""
+    add = parser.add_argument
+    add("checkpoint", help="checkpoint file, or the work dir of a training")
+    parts = "images, folders, quoted patterns, videos; before them the config, if it lies elsewhere"
+    add("inputs", nargs="+", metavar="[CONFIG] INPUT", help=parts)
+    add("--out", metavar="DIR", required=True, help="new folder for what is predicted")
+    add("--score-thr", type=float, metavar="X", help="least score of a box (default: 0.3)")
+    add("--classes", metavar="A,B", help="predict these classes only")
+    same = "predict N images of one size at once (default: 1)"
+    add("--batch-size", type=int, default=1, metavar="N", help=same)
+    add("--device", help="such as cpu or cuda:0 (default: the GPU, if there is one)")
+    add("--fuse", action="store_true", help="use the exact inference form")
+    mixed = "use automatic mixed precision in the whole model"
+    add("--dtype", choices=["bfloat16", "float16"], help=mixed)
+    add("--no-pictures", action="store_true", help="write the results for machines alone")
+    add_cfg_options(parser, "model.test_cfg.score_thr=0.1")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Predict, and say what came of it."""
+    from ..prediction import predict
+
+    be_quiet()
+    config, inputs = split_config(args.inputs)
+    if not inputs:
+        raise UserError(f"no images after the config {config}; name files, folders or videos")
+    done = predict(
+        args.checkpoint,
+        inputs,
+        args.out,
+        config=config,
+        pictures=not args.no_pictures,
+        say=say,
+        track=track,
+        score_thr=args.score_thr,
+        classes=args.classes and [name.strip() for name in args.classes.split(",")],
+        batch_size=args.batch_size,
+        device=args.device,
+        fused=args.fuse,
+        dtype=args.dtype,
+        cfg_options=args.cfg_options,
+    )
+    total = done.images + len(done.faults)
+    speed = done.images / max(done.seconds, 1e-9)
+    word = "image" if done.images == 1 else "images"
+    say(f"{done.images} {word} in {done.seconds:.1f} s, {speed:.1f} images/s: {done.folder}")
+    if done.faults:
+        missed = f"{len(done.faults)} cannot be predicted (named above)"
+        raise OutcomeError(f"{done.images} of {total} images; {missed}")
+
+
+def be_quiet() -> None:
+    """Keep the hosts from speaking about themselves, and the decoders of what is said anyway."""
+    import warnings
+
+    import cv2
+    from mmengine.logging import MMLogger
+
+    warnings.simplefilter("ignore")
+    MMLogger.get_current_instance().setLevel("WARNING")
+    cv2.setLogLevel(0)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's level of silence
+
+
+def split_config(words: list[str]) -> tuple[str | None, list[str]]:
+    """Tell the config, if the first word is one, from the inputs."""
+    from ..engine.config import find_config
+
+    first = words[0]
+    if first.endswith(".py") or "::" in first:
+        return first, words[1:]
+    with contextlib.suppress(UserError):
+        if not os.path.exists(first) and find_config(first):
+            return first, words[1:]
+    return None, words
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def track(found: Iterable[Any], total: int) -> Iterator[Any]:
+    """Show a progress bar with the images per second, on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    console = Console()
+    speed = TextColumn("{task.fields[speed]}")
+    columns = (BarColumn(), MofNCompleteColumn(), speed, TimeLeft())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total, speed="")
+        for one in found:
+            yield one
+            speed_now = progress.tasks[0].speed
+            shown = f"{speed_now:.1f} images/s" if speed_now else ""
+            progress.update(task, advance=1, speed=shown)

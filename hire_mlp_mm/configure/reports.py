@@ -1,0 +1,119 @@
+"""Check the splits of a data set as a config uses them, and count what is in them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from PIL import Image
+
+from ..data.coco import check_coco
+from ..data.coco.files import faults_of_files
+from ..data.folders import check_folders
+from ..data.labels import Labels
+from ..data.layout import Layout
+from ..data.listing import evenly
+from ..data.mask_files import code_of, codes
+from ..data.masks import check_masks, decode_labels, passed_over
+from ..data.report import Report
+from ..data.tree import image_size
+from .loaders import inner, learns_masks, steps
+from .sources import Source
+
+SIZED = 1000  # images that are opened for their size
+
+Size = tuple[int, int]  # width and height in pixels
+
+
+def check_splits(cfg: Config, layout: Layout, sources: dict[str, Source]) -> dict[str, Report]:
+    """Check all files of each split, with the functions that a run asks, too.
+
+    Args:
+        cfg: that was given the data set.
+        layout: of the data set.
+        sources: where the config finds each split.
+    """
+    check: Callable[[Config, Layout, Source, str], Report] = dict(
+        detection=check_boxes, segmentation=check_labels, classification=check_images
+    )[layout.task]
+    return {name: check(cfg, layout, source, name) for name, source in sources.items()}
+
+
+def check_boxes(cfg: Config, layout: Layout, source: Source, name: str) -> Report:
+    """Check a COCO file, or what will be written as one."""
+    split = layout.splits[name]
+    title = str(split.annotations or f"{layout.root}, split {name}")
+    dataset = inner(cfg.train_dataloader.dataset)
+    filters = dataset.get("filter_cfg") or {}
+    report = check_coco(
+        source.coco,
+        title,
+        classes=layout.classes,
+        use="train" if name == "train" else "evaluate",
+        masks=learns_masks(cfg),
+        polygons_alone=any(step.get("poly2mask") is False for step, _ in steps(dataset, "")),
+        may_be_empty=filters.get("filter_empty_gt") is False,
+        min_size=filters.get("min_size", 0),
+    )
+    paths = [os.path.join(split.images, image) for image in source.names]
+    report.add(faults_of_files(title, paths, str(split.images)))
+    return report
+
+
+def check_labels(cfg: Config, layout: Layout, source: Source, name: str) -> Report:
+    """Check all masks of a split; masks of colours as they will be written."""
+    split = layout.splits[name]
+    images, masks = str(split.images), str(split.annotations)
+    suffixes = layout.image_suffix, layout.mask_suffix
+    stems = [image.removesuffix(suffixes[0]) for image in source.names]
+    pairs = [
+        (os.path.join(images, f"{stem}{suffixes[0]}"), os.path.join(masks, f"{stem}{suffixes[1]}"))
+        for stem in stems
+    ]
+    meaning = Labels(layout.classes, layout.ignore_index, layout.reduce_zero_label)
+    table = layout.mask_table
+    decode = partial(decode_colours, table) if table else decode_labels
+    report = check_masks(pairs, meaning, masks, decode=decode)
+    if split.names is None:
+        report.skipped += passed_over(images, masks, *suffixes)
+    return report
+
+
+def decode_colours(table: dict[tuple[int, int, int], int], content: bytes) -> np.ndarray:
+    """Decode a mask of colours as labels (H, W)."""
+    with Image.open(BytesIO(content)) as image:
+        values, places = np.unique(codes(np.asarray(image.convert("RGB"))), return_inverse=True)
+        shape = image.height, image.width
+    label_of = {code_of(colour): label for colour, label in table.items()}
+    return np.array([label_of[int(value)] for value in values])[places.reshape(shape)]
+
+
+def check_images(cfg: Config, layout: Layout, source: Source, name: str) -> Report:
+    """Check the folders of the classes; named images are counted by their folder."""
+    split = layout.splits[name]
+    if split.names is None:
+        return check_folders(split.images, layout.classes)
+    counts = Counter(image.partition("/")[0] for image in source.names)
+    per_class = {name: counts[name] for name in layout.classes}
+    report = Report(str(split.images), images=len(source.names), per_class=per_class)
+    report.notes += [f": class {name} has no image" for name in per_class if not counts[name]]
+    return report
+
+
+def sizes_of(layout: Layout, source: Source, name: str) -> tuple[Size, Size] | None:
+    """Return the smallest and the largest size of the images of a split, of `SIZED` at most."""
+    images = source.coco.get("images")
+    if images is not None:
+        found: Iterable[Size] = [(image["width"], image["height"]) for image in images]
+    else:
+        folder = Path(layout.splits[name].images)
+        picked = evenly(len(source.names), SIZED)
+        found = [image_size(folder / source.names[i]) for i in picked]
+    ordered = sorted(found, key=lambda size: size[0] * size[1])
+    return (ordered[0], ordered[-1]) if ordered else None

@@ -1,0 +1,152 @@
+"""Count the boxes of a COCO file that are left out, and see whether they are in pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..report import Report, few
+from .masks import check_masks
+from .values import Record, sides
+
+
+class Boxes:
+    """Hold the boxes of a checked file as arrays, a row for each annotation."""
+
+    def __init__(self, content: Record, classes: Sequence[str] | None) -> None:
+        self.annotations: list[Record] = content.get("annotations", [])
+        self.names = {one["id"]: one["name"] for one in content["categories"]}
+        wanted = [*self.names.values()] if classes is None else [*classes]
+        self.per_class = dict.fromkeys(wanted, 0)
+        self.labels = {key: name for key, name in self.names.items() if name in self.per_class}
+        rows = {one["id"]: row for row, one in enumerate(content["images"])}
+        sizes = np.array([*map(sides, content["images"]), (0, 0)], np.int64)
+        # -1, the last row, is of images that the file does not list.
+        self.images = self.array([rows.get(one["image_id"], -1) for one in self.annotations], int)
+        self.height, self.width = sizes[self.images].T
+        boxes = self.array([one["bbox"] for one in self.annotations], float).reshape(-1, 4)
+        self.x, self.y, self.w, self.h = boxes.T
+        self.right, self.bottom = self.x + self.w, self.y + self.h
+        self.known = self.images >= 0
+        self.named = self.array([one["category_id"] in self.labels for one in self.annotations])
+        self.crowd = self.array([bool(one["iscrowd"]) for one in self.annotations])
+
+    @staticmethod
+    def array(values: list[Any], kind: type = bool) -> np.ndarray:
+        """Return an array of a row for each annotation, where there are none, too."""
+        return np.array(values, dtype=kind)
+
+    def faults(self) -> Iterator[str]:
+        """Find boxes in other units than pixels, or with corners in the place of sizes."""
+        known, count = self.known, int(self.known.sum())
+        if not count:
+            return
+        values = np.stack([self.x, self.y, self.w, self.h])[:, known]
+        if values.min() >= 0 and values.max() <= 1 and (values % 1).any():
+            if min(self.width[known].min(), self.height[known].min()) > 1:
+                yield (
+                    f": all {count} boxes lie between 0 and 1; expected x, y, width and height in "
+                    "pixels: multiply them by the size of their image"
+                )
+            return
+        beyond = self.beyond()[known]
+        corners = (self.x < self.w) & (self.w <= self.width + 1)
+        corners &= (self.y < self.h) & (self.h <= self.height + 1)
+        if count > 2 and corners[known].mean() > 0.95 and beyond.mean() > 0.25:
+            yield (
+                f": {beyond.sum()} of {count} boxes reach beyond their image, and lie within it if "
+                "their last two numbers are a corner; expected x, y, width and height: subtract x "
+                "and y"
+            )
+
+    def beyond(self) -> np.ndarray:
+        """Tell which boxes reach beyond their image by more than a pixel."""
+        far = (self.right > self.width + 1) | (self.bottom > self.height + 1)
+        return far | (self.x < -1) | (self.y < -1)
+
+    def reasons(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (what MMDetection leaves out and why, which boxes that is), in its order."""
+        ignore = self.array([bool(one.get("ignore", False)) for one in self.annotations])
+        area = self.array([one["area"] for one in self.annotations], float)
+        across = np.minimum(self.right, self.width) - np.maximum(self.x, 0)
+        down = np.minimum(self.bottom, self.height) - np.maximum(self.y, 0)
+        yield "boxes of images that the file does not list", ~self.known
+        yield "boxes marked to be ignored", ignore
+        yield "boxes of negative size", (self.w < 0) | (self.h < 0)
+        yield "boxes of zero area or thinner than a pixel", (self.w < 1) | (self.h < 1)
+        yield "boxes whose area is given as 0 or less", area <= 0
+        yield "boxes outside their image", (across <= 0) | (down <= 0)
+        names = few(sorted(self.other_names()))
+        yield f"boxes of categories that are not among the classes ({names})", ~self.named
+
+    def other_names(self) -> set[str]:
+        """Return the names, or else the ids, of categories that are not among the classes."""
+        ids = {self.annotations[i]["category_id"] for i in np.flatnonzero(~self.named)}
+        return {str(self.names.get(one, one)) for one in ids}
+
+    def count(self, report: Report, use: str, masks: bool, polygons_alone: bool) -> None:
+        """Count what is left out, what looks odd, and what is left."""
+        left = np.ones(len(self.annotations), bool)
+        for what, which in self.reasons():
+            report.skipped[what] += int((left & which).sum())
+            left &= ~which
+        report.odd["boxes reach beyond their image"] += int((left & self.beyond()).sum())
+        compared = self.known & self.named  # with predictions
+        lost = int((compared & ~left & ~self.crowd).sum())
+        note_lost(report, use, lost, "cannot be found (see what was skipped)")
+        loaded = compared if use == "evaluate" else left.copy()
+        # The host keeps crowds, and learns nothing of them.
+        report.skipped["boxes marked as crowds (iscrowd)"] += int((left & self.crowd).sum())
+        left &= ~self.crowd
+        learnt = left
+        if masks:
+            learnt = self.count_masks(report, use, loaded, left, polygons_alone)
+        self.count_left(report, left)
+        count = len(self.annotations)
+        if use == "train" and count and not learnt.any():
+            report.add([f": none of its {count} boxes can be learnt{report.losses()}"])
+        if use == "evaluate" and not (compared & ~self.crowd).any():
+            report.add([f": none of its {count} boxes is evaluated{report.losses()}"])
+        absent = [name for name, boxes in report.per_class.items() if not boxes]
+        if use != "predict" and absent:
+            report.notes.append(f": no box of {len(absent)} classes ({few(absent)})")
+
+    def count_masks(
+        self, report: Report, use: str, loaded: np.ndarray, left: np.ndarray, polygons_alone: bool
+    ) -> np.ndarray:
+        """Count what is odd in the masks that are loaded; tell which boxes have a mask to learn.
+
+        Boxes that are left out for their mask are no longer `left`.
+        """
+        rows = np.flatnonzero(loaded)
+        found = check_masks(
+            [self.annotations[row] for row in rows],
+            np.stack([self.height, self.width], 1)[rows],
+            strict=use != "train",
+            polygons_alone=polygons_alone,
+        )
+        report.add(found.faults)
+        report.skipped[found.UNUSABLE] += int((found.unusable & left[rows]).sum())
+        left[rows[found.unusable]] = False
+        blank = int((found.blank & left[rows]).sum())
+        report.odd["masks cover no pixel"] += blank
+        report.odd["parts of masks are no polygons and are left out"] += found.parts
+        note_lost(report, use, blank, "have a mask without a pixel")
+        learnt = left.copy()
+        learnt[rows[found.blank]] = False
+        return learnt
+
+    def count_left(self, report: Report, left: np.ndarray) -> None:
+        """Count the images without a box that is left, and the boxes of each class."""
+        report.empty = report.images - len(np.unique(self.images[left]))
+        for row in np.flatnonzero(left):
+            self.per_class[self.labels[self.annotations[row]["category_id"]]] += 1
+        report.per_class = self.per_class
+
+
+def note_lost(report: Report, use: str, boxes: int, why: str) -> None:
+    """Note boxes that an evaluation looks for in vain."""
+    if use == "evaluate" and boxes:
+        report.notes.append(f": {boxes} boxes {why}, and are counted as missed")

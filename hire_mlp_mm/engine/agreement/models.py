@@ -1,0 +1,136 @@
+"""Compare a model with its batches, and find models that cannot learn or cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_world_size
+from torch import nn
+
+from .sides import Run, is_a
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+# Batches ----------------------------------------------------------------------------------------
+
+
+def enough_images(run: Run) -> Iterator[str]:
+    """Compare the number of images with a batch: what does not fill one is left out."""
+    side = run.side("train")
+    if side is None or isinstance(getattr(side.loader, "sampler", None), InfiniteSampler):
+        return
+    sampler = side.loader.batch_sampler
+    if is_a(sampler, "BatchSampler", "PlacedBatchSampler") and len(sampler) == 0:
+        size, images = sampler.batch_size, len(sampler.sampler)
+        each = " of each process" if get_world_size() > 1 else ""
+        yield (
+            f"{side.key} has {images} images{each}, and train_dataloader.batch_size={size} with "
+            f"drop_last leaves no batch: set train_dataloader.batch_size to {images} or less, or "
+            "train_dataloader.drop_last=False"
+        )
+
+
+def batch_of_one(run: Run) -> str:
+    """Say what keeps a training from batches of one image, if it comes upon one; else nothing."""
+    side = run.side("train")
+    batches: Any = side.loader.batch_sampler if side is not None else None
+    if side is None or not is_a(batches, "BatchSampler", "PlacedBatchSampler"):
+        return ""
+    if batches.batch_size == 1:
+        return "set train_dataloader.batch_size to 2 or more"
+    # Others group the images in a way of their own, or go on with the next pass.
+    plain = getattr(batches, "batch_sampler", None) is None
+    plain = plain and not isinstance(batches.sampler, InfiniteSampler)
+    images = len(batches.sampler) if plain and not batches.drop_last else 0
+    if images % batches.batch_size == 1 and run.iterations >= len(side.loader):
+        return f"set train_dataloader.drop_last=True (the last batch of {images} images has 1)"
+    return ""
+
+
+def norms_of_one_value(run: Run) -> Iterator[str]:
+    """Find heads that norm a batch where it has one value for each channel.
+
+    A pyramid of pools has a map of 1 x 1 pixel; with a batch of one image, BatchNorm has nothing
+    to take a variance of.
+    """
+    cure = batch_of_one(run)
+    alone = get_world_size() == 1
+    for path, part in run.model.named_modules() if cure else ():
+        if not isinstance(part, nn.Sequential) or path.startswith("backbone") or len(part) < 2:
+            continue
+        pools = isinstance(part[0], nn.AdaptiveAvgPool2d) and part[0].output_size in (1, (1, 1))
+        norms = [m for m in part.modules() if isinstance(m, NORMS)]
+        if pools and any(alone or not isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+            head = f"model.{path.partition('.')[0]}"
+            kind = type(run.model.get_submodule(path.partition(".")[0])).__name__
+            yield (
+                f"{head} ({kind}) pools a map to 1 x 1 pixel before a BatchNorm, which cannot "
+                f"train on one image: {cure}, or {head}.norm_cfg to a norm without batch "
+                "statistics, such as dict(type='GN', num_groups=32)"
+            )
+            return
+
+
+# Heads and losses -------------------------------------------------------------------------------
+
+
+def losses_of(head: nn.Module) -> list[Any]:
+    """List the losses of a head of a segmentor."""
+    losses = getattr(head, "loss_decode", None)
+    return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
+
+
+def something_to_learn(run: Run) -> Iterator[str]:
+    """Find segmentors whose loss is 0 whatever they predict."""
+    for path, head in run.model.named_modules() if run.side("train") else ():
+        if not is_a(head, "BaseDecodeHead") or getattr(head, "out_channels", None) != 1:
+            continue
+        for loss in losses_of(head):
+            plain = type(loss).__name__ == "CrossEntropyLoss"
+            if plain and not loss.use_sigmoid and not loss.use_mask:
+                yield (
+                    f"model.{path} ({type(head).__name__}) has one output and a loss over a "
+                    "softmax, which is 1 for a single output: there is nothing to learn; set model."
+                    f"{path}.num_classes=2 (background and object), and either model.{path}."
+                    f"out_channels=2, or 1 with model.{path}.loss_decode.use_sigmoid=True"
+                )
+
+
+def class_weights(run: Run) -> Iterator[str]:
+    """Compare the weights that a loss has for each class with the classes of its head."""
+    for path, loss in run.model.named_modules() if run.side("train") else ():
+        weights = getattr(loss, "class_weight", None)
+        owner, _, name = path.removesuffix(".0").rpartition(".")
+        if not isinstance(weights, (list, tuple)) or name not in LOSSES:
+            continue
+        number = getattr(run.model.get_submodule(owner), "num_classes", None)
+        if not isinstance(number, int) or getattr(loss, "use_sigmoid", False):
+            continue
+        # A detector's softmax has an output for the background, too.
+        expected = [number, number + 1][: 2 if name == "loss_cls" else 1]
+        if len(weights) not in expected:
+            key = f"model.{owner}.{LOSSES[name]}.class_weight"
+            yield (
+                f"{key} has {len(weights)} weights, and model.{owner} num_classes={number}: "
+                "give a weight for each class"
+            )
+
+
+LOSSES = {"loss_decode": "loss_decode", "loss_module": "loss", "loss_cls": "loss_cls"}  # and keys
+
+
+def windows(run: Run) -> Iterator[str]:
+    """Find segmentors that are to look through windows of no size."""
+    test_cfg = getattr(run.model, "test_cfg", None)
+    if not isinstance(test_cfg, dict) or test_cfg.get("mode") != "slide":
+        return
+    missing = [name for name in ("crop_size", "stride") if not test_cfg.get(name)]
+    if missing and any(side.split != "train" for side in run.sides):
+        yield (
+            f"model.test_cfg.mode is 'slide', and {' and '.join(missing)} of the windows is not "
+            "set: set model.test_cfg.crop_size and model.test_cfg.stride (height, width in "
+            "pixels), or model.test_cfg.mode=whole"
+        )

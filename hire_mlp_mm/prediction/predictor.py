@@ -1,0 +1,407 @@
+"""Predict with a trained model on images and videos, one prediction after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from mmcv.transforms import LoadImageFromFile
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
+from torch import Tensor, nn
+
+from .. import weights
+from ..engine import load_config
+from ..engine.backbones import backbones, fuse_model, run_in
+from ..engine.batches import one_line_errors
+from ..engine.builds import named_faults
+from ..engine.checkpoints import load_checked, load_from_file, tensors_of
+from ..errors import DataError, UserError, describe, first_line
+from ..files import IMAGES
+from ..fuse import FusedHireMLP
+from ..loading import load_from_hire_mlp
+from .inputs import Report, Shot, Source, find_inputs, read_shots
+from .origin import find_checkpoint, find_config_of
+from .pictures import Artist, as_rgb, palette_for
+from .results import Choice, pick, results_of
+
+TASKS = {"mmdet": "detection", "mmseg": "segmentation", "mmpretrain": "classification"}
+SCORE_THR = 0.3
+DTYPES = ("bfloat16", "float16")
+AHEAD = 8  # batches that are read ahead, so that images of one size find each other
+
+
+@dataclass
+class Prediction:
+    """Hold what a model says of an image, or of a frame of a video.
+
+    Attributes:
+        source: where the image is from; see `inputs.Source`.
+        frame: its number in a video, from 0 on; None for an image.
+        image: (H, W, 3) uint8, RGB.
+        sample: the host's data sample, on the CPU.
+        results: of a detector a list of COCO's results, the best first; of a segmentor the labels
+            (H, W) of uint8 or uint16; of a classifier the five best, a dict with `label`, `class`
+            and `score` each.
+    """
+
+    source: Source
+    frame: int | None
+    image: np.ndarray
+    sample: Any
+    results: Any
+
+
+@dataclass
+class Prepared:
+    """Hold a shot that is ready for the model."""
+
+    shot: Shot
+    image: np.ndarray
+    data: dict[str, Any]
+    sizes: tuple[Any, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A segmentor resizes its maps to the first image's original size.
+        self.sizes = (*self.data["inputs"].shape, *self.shot.results["ori_shape"])
+
+
+class Predictor:
+    """Predict with a trained detector, segmentor or classifier.
+
+    Only images of one size share a batch, and no image is padded for another's sake, so that what
+    is predicted of an image does not depend on the others.
+
+    Attributes:
+        checkpoint, config: the files that were taken.
+        task: `detection`, `segmentation` or `classification`.
+        classes: names, in the order of the labels.
+        palette: a colour (red, green, blue) for each class.
+        model: the host's model.
+
+    Example:
+        >>> predictor = hire_mlp_mm.Predictor("work_dirs/mine")
+        >>> for found in predictor("photographs"):
+        ...     print(found.source.name, found.results)
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike[str],
+        config: str | os.PathLike[str] | None = None,
+        *,
+        score_thr: float | None = None,
+        classes: Sequence[str] | None = None,
+        batch_size: int = 1,
+        device: str | None = None,
+        fused: bool = False,
+        dtype: str | None = None,
+        cfg_options: dict[str, Any] | None = None,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            checkpoint: a file, a URL, `hire-mlp://NAME`, or a work dir: its best checkpoint, or
+                else its last one.
+            config: a path, `PACKAGE::FILE` or a recipe's `NAME`; None for the one that lies beside
+                the checkpoint.
+            score_thr: of a detector, the least score of a box; None for 0.3.
+            classes: names of the only classes to predict; None for all. Of a segmentor, other
+                pixels get the largest number of their type; of a classifier, the others are left
+                out.
+            batch_size: how many images of one size are predicted together.
+            device: such as `cpu` or `cuda:0`; None for the GPU, where there is one.
+            fused: use the exact inference form.
+            dtype: `bfloat16` or `float16`, for automatic mixed precision in the whole model.
+            cfg_options: values by their dotted keys, put into the config.
+
+        Raises:
+            UserError: an argument, the checkpoint or the config cannot be used.
+        """
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: expected 1 or more")
+        self.batch_size = batch_size
+        self.checkpoint = find_checkpoint(os.fspath(checkpoint))
+        self.config = os.fspath(config) if config else find_config_of(self.checkpoint)
+        self.cfg = load_config(self.config, options=cfg_options)
+        self.scope: str = self.cfg.default_scope
+        if self.scope not in TASKS:
+            raise UserError(
+                f"config {self.config} is of {self.scope}; expected one of {', '.join(TASKS)}"
+            )
+        self.task = TASKS[self.scope]
+        if score_thr is not None and self.task != "detection":
+            raise UserError(f"a score threshold is for detectors; this is a {self.task} model")
+        self.device = find_device(device)
+        self.model, meta = load_model(self.cfg, self.checkpoint)
+        self.dtype = find_dtype(dtype)
+        self.change_model(fused)
+        self.classes = names_of(meta, self.cfg, self.model)
+        self.palette = palette_for(meta.get("palette"), len(self.classes))
+        chosen = find_labels(classes, self.classes)
+        self.choice = Choice(SCORE_THR if score_thr is None else score_thr, chosen)
+        with building(self.cfg):
+            self.loader, self.steps = build_pipeline(self.cfg)
+
+    def change_model(self, fused: bool) -> None:
+        """Bring the model into the form and to the device that are asked for."""
+        if fused:
+            self.model = fuse_model(self.model)
+        self.model.to(self.device).eval()
+        if self.dtype is None:
+            return
+        have_float_outputs(self.model)
+        if fused:  # this form passes over automatic mixed precision
+            for backbone in backbones(self.model):
+                if isinstance(backbone, FusedHireMLP):
+                    run_in(backbone, self.dtype)
+
+    def __call__(
+        self, *inputs: str | os.PathLike[str], report: Report | None = None
+    ) -> Iterator[Prediction]:
+        """Yield the predictions of images, folders, quoted patterns and videos, in their order.
+
+        Args:
+            inputs: paths; a folder stands for the images and videos in it and its folders.
+            report: is told, by an error, of each image that cannot be read or predicted, which is
+                then passed over; without it, the error is raised.
+
+        Raises:
+            UserError: an input is not there.
+            DataError: an image cannot be read or predicted, and there is no `report`.
+        """
+        return self.predict(find_inputs(inputs).sources, report)
+
+    def predict(
+        self, sources: Iterable[Source], report: Report | None = None
+    ) -> Iterator[Prediction]:
+        """Yield the predictions of sources that `find_inputs` has found; see `__call__`."""
+        report = report or raise_it
+        shots = read_shots(sources, self.loader, report)
+        window = 1 if self.batch_size == 1 else AHEAD * self.batch_size
+        while some := list(itertools.islice(shots, window)):
+            prepared = [one for shot in some if (one := self.prepare(shot, report))]
+            # In this order the predictions come out, whatever their sizes.
+            found = {id(one.shot): given for one, given in self.run(prepared, report)}
+            for one in prepared:
+                if id(one.shot) in found:
+                    sample = found.pop(id(one.shot))
+                    results = results_of(sample, self.classes, self.choice)
+                    yield Prediction(one.shot.source, one.shot.frame, one.image, sample, results)
+
+    def prepare(self, shot: Shot, report: Report) -> Prepared | None:
+        """Run the test pipeline on a shot, or report why it cannot."""
+        image, results = as_rgb(shot.results["img"]), shot.results
+        ori_shape = results["ori_shape"]
+        try:
+            with DefaultScope.overwrite_default_scope(self.scope):
+                for step in self.steps:
+                    results = step(results)
+            if results is None:
+                raise ValueError("the pipeline has refused it")
+        except Exception as error:  # whatever a step raises
+            height, width = ori_shape
+            size = f"an image of {width} x {height} pixels cannot be prepared"
+            report(DataError(f"{shot.label}: {size}: {describe(error)}"))
+            return None
+        shot.results = dict(ori_shape=ori_shape)  # the rest is large
+        return Prepared(shot, image, results)
+
+    def run(self, prepared: list[Prepared], report: Report) -> Iterator[tuple[Prepared, Any]]:
+        """Yield (what was prepared, its data sample), batch by batch of one size."""
+        groups: dict[tuple[Any, ...], list[Prepared]] = defaultdict(list)
+        for one in prepared:
+            groups[one.sizes].append(one)
+        for group in groups.values():
+            for start in range(0, len(group), self.batch_size):
+                yield from self.run_batch(group[start : start + self.batch_size], report)
+
+    def run_batch(self, batch: list[Prepared], report: Report) -> Iterator[tuple[Prepared, Any]]:
+        """Yield the data samples of a batch; where it fails, of each image by itself."""
+        try:
+            samples = self.forward(batch)
+        except UserError:  # not of these images
+            raise
+        except Exception as error:  # whatever the model raises
+            if len(batch) == 1:
+                report(failure(batch[0], error))
+            else:  # one may be at fault, or all may be too large together
+                for one in batch:
+                    yield from self.run_batch([one], report)
+        else:
+            yield from zip(batch, samples, strict=True)
+
+    @torch.no_grad()
+    def forward(self, batch: list[Prepared]) -> list[Any]:
+        """Return the data samples of a batch, on the CPU."""
+        data = pseudo_collate([one.data for one in batch])
+        mixed: Any = contextlib.nullcontext()
+        if self.dtype is not None:
+            mixed = torch.autocast(torch.device(self.device).type, self.dtype)
+        with DefaultScope.overwrite_default_scope(self.scope), mixed:
+            model: Any = self.model
+            return [pick(sample.cpu(), self.choice) for sample in model.test_step(data)]
+
+    @cached_property
+    def artist(self) -> Artist:
+        """The one who draws."""
+        with DefaultScope.overwrite_default_scope(self.scope):
+            return Artist(self.cfg, self.classes, self.palette)
+
+    def draw(self, found: Prediction) -> np.ndarray:
+        """Draw a prediction into a copy of its image: (H, W, 3) uint8, RGB."""
+        return self.artist.draw(found.image, found.sample)
+
+
+def raise_it(error: DataError) -> NoReturn:
+    """Raise an error."""
+    raise error
+
+
+def failure(one: Prepared, error: Exception) -> DataError:
+    """Say that the model fails on an image."""
+    height, width = one.data["inputs"].shape[-2:]
+    line = f"{one.shot.label}: the model failed on it ({width} x {height} pixels)"
+    return DataError(f"{line}: {describe(error)}")
+
+
+# Building ---------------------------------------------------------------------------------------
+
+
+def find_device(name: str | None) -> str:
+    """Return the device of a name, or raise UserError where this machine has none of it."""
+    name = name or get_device()
+    try:
+        torch.zeros(1, device=name)
+    except Exception as error:  # of many kinds, for each kind of device its own
+        raise UserError(f"device {name} cannot be used: {first_line(error)}") from error
+    return name
+
+
+def find_dtype(name: str | None) -> torch.dtype | None:
+    """Return the type of a name, or raise UserError."""
+    if name is not None and name not in DTYPES:
+        raise UserError(f"dtype {name}: expected one of {', '.join(DTYPES)}")
+    return None if name is None else getattr(torch, name)
+
+
+def have_float_outputs(model: nn.Module) -> None:
+    """Have heads give float32 from within automatic mixed precision.
+
+    MMDetection makes its anchors in the type of the maps, and bfloat16 has steps of 4 between 512
+    and 1024, so that boxes would be pixels off.
+    """
+    for name, module in model.named_modules():
+        # MMSegmentation calls its heads' forward itself, without hooks.
+        if hasattr(module, "predict_by_feat") or name.endswith("conv_seg"):
+            module.register_forward_hook(lambda _, inputs, outputs: as_float(outputs))
+
+
+def as_float(outputs: Any) -> Any:
+    """Return tensors, in lists, tuples and dicts, in float32."""
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(as_float(one) for one in outputs)
+    if isinstance(outputs, dict):
+        return {key: as_float(value) for key, value in outputs.items()}
+    half = isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16)
+    return outputs.float() if half else outputs
+
+
+def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the model of a config with the weights of a checkpoint; return what that says of data.
+
+    Raises:
+        UserError: the model cannot be built, or a tensor of it is not in the file.
+    """
+    reads = load_from_hire_mlp if checkpoint.startswith(weights.SCHEME) else load_from_file
+    data = reads(checkpoint, "cpu")
+    if cfg.get("data_preprocessor"):  # where mmengine's runner takes it from
+        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
+    with building(cfg):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    state = data.get("state_dict", data)
+    load_checked(tensors_of(state), model, f"checkpoint {checkpoint}")
+    meta = (data.get("meta") or {}).get("dataset_meta") or {}
+    # The hosts' older releases wrote capitals.
+    return model, {str(key).lower(): value for key, value in meta.items()}
+
+
+@contextlib.contextmanager
+def building(cfg: Config) -> Iterator[None]:
+    """Build parts of a config within its scope; turn errors of its keys into UserError."""
+    scope = DefaultScope.overwrite_default_scope(cfg.default_scope)
+    with scope, one_line_errors(), named_faults(cfg):
+        yield
+
+
+def innermost_dataset(cfg: Config) -> dict[str, Any]:
+    """Return the first data set that a config tests on, out of those around it."""
+    dataset: Any = (cfg.get("test_dataloader") or {}).get("dataset") or {}
+    while "pipeline" not in dataset and (dataset.get("dataset") or dataset.get("datasets")):
+        dataset = dataset.get("dataset") or dataset["datasets"][0]
+    return dataset
+
+
+def names_of(meta: dict[str, Any], cfg: Config, model: nn.Module) -> list[str]:
+    """Name the classes as the checkpoint does, or the config's data set, and number the others."""
+    names = meta.get("classes")
+    if not names:
+        dataset = innermost_dataset(cfg)
+        names = (dataset.get("metainfo") or {}).get("classes")
+        if not names and dataset.get("type"):
+            with (
+                DefaultScope.overwrite_default_scope(cfg.default_scope),
+                DATASETS.switch_scope_and_registry(None) as registry,
+            ):
+                names = getattr(registry.get(dataset["type"]), "METAINFO", {}).get("classes")
+    names = [names] if isinstance(names, str) else [str(name) for name in names or ()]
+    numbers = [getattr(module, "num_classes", None) for module in model.modules()]
+    count = max((n for n in numbers if isinstance(n, int)), default=0)
+    return names + [f"class {label}" for label in range(len(names), count)]
+
+
+def find_labels(wanted: Sequence[str] | None, classes: list[str]) -> list[int] | None:
+    """Return the labels of names, or raise UserError for one that the model does not know."""
+    if wanted is None:
+        return None
+    for name in wanted:
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes, 3, 0.5) or classes[:10]
+            raise UserError(f"no class {name!r}; near it: {', '.join(near)}")
+    return [classes.index(name) for name in wanted]
+
+
+def build_pipeline(cfg: Config) -> tuple[Any, list[Any]]:
+    """Build the loader of images and the other steps of a config's test pipeline.
+
+    What loads annotations is left out.
+    """
+    pipeline = innermost_dataset(cfg).get("pipeline") or ()
+    built = []
+    for step in pipeline:
+        name = step["type"] if isinstance(step["type"], str) else step["type"].__name__
+        name = name.rpartition(".")[2]
+        if name.startswith("Load") and "Image" not in name:
+            continue
+        built.append(TRANSFORMS.build(step))
+    if not built or not isinstance(built[0], LoadImageFromFile):
+        raise UserError(
+            f"{cfg.filename}: expected a test_dataloader.dataset.pipeline that begins with "
+            f"LoadImageFromFile"
+        )
+    loader, *steps = built
+    loader.backend_args, loader.file_client_args = dict(backend=IMAGES), None  # whole files alone
+    loader.ignore_empty = False
+    return loader, steps

@@ -1,0 +1,110 @@
+"""Predict on images and videos, and write pictures and results into a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from .inputs import count_shots, describe_passed, find_inputs
+from .outputs import Boxes, Masks, Pictures, Table, check_folder
+from .predictor import Prediction, Predictor
+
+Say = Callable[[str], None]
+Track = Callable[[Iterable[Prediction], int], Iterable[Prediction]]
+
+
+@dataclass
+class Outcome:
+    """Hold what came of a prediction.
+
+    Attributes:
+        folder: where the files are.
+        images: how many images, and frames of videos, were predicted.
+        faults: a line for each that could not be.
+        seconds: from the first image to the last, without the loading of the model.
+    """
+
+    folder: Path
+    images: int = 0
+    faults: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def predict(
+    checkpoint: str | os.PathLike[str],
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    config: str | os.PathLike[str] | None = None,
+    pictures: bool = True,
+    say: Say = lambda line: None,
+    track: Track = lambda found, total: found,
+    **options: Any,
+) -> Outcome:
+    """Predict on images and videos, and write pictures and results into a new folder.
+
+    A detector gives `predictions.json`, results in COCO's format, and `images.json`, the images
+    that it numbers; a segmentor a PNG file with a label in each pixel for each image, in `masks`;
+    a classifier `predictions.csv`. An image that cannot be read is passed over. What was predicted
+    until an error or Ctrl-C is there, in whole files.
+
+    Args:
+        checkpoint: see `Predictor`.
+        inputs: images, folders, quoted patterns, videos; one or several.
+        out: a folder, new or empty.
+        config: see `Predictor`.
+        pictures: draw the predictions into copies of the images.
+        say: is told, in lines, what was taken, passed over, and cannot be read.
+        track: gets the predictions and how many are expected, and gives them on, as a progress bar
+            does.
+        options: see `Predictor`.
+
+    Raises:
+        UserError: what can be put right, before anything is written: an argument, the folder, the
+            checkpoint, the config; or the disk is full.
+
+    Example:
+        >>> done = hire_mlp_mm.predict("work_dirs/mine", "photographs", "predicted")
+        >>> print(done.images, done.faults)
+    """
+    folder = Path(out)
+    check_folder(folder)
+    found = find_inputs([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)
+    if found.passed_over:
+        say(describe_passed(found.passed_over))
+    predictor = Predictor(checkpoint, config, **options)
+    say(f"{predictor.checkpoint}, {predictor.config}, on {predictor.device}")
+    outcome = Outcome(folder)
+
+    def report(error: DataError) -> None:
+        outcome.faults.append(str(error))
+        say(str(error))
+
+    total = count_shots(found.sources)
+    start = time.perf_counter()
+    with ExitStack() as closing:
+        writer = closing.enter_context(contextlib.closing(writer_for(predictor, folder)))
+        drawn = closing.enter_context(Pictures(folder)) if pictures else None
+        for one in track(predictor.predict(found.sources, report), total):
+            writer.add(one)
+            if drawn:
+                drawn.add(one, predictor.draw(one))
+            outcome.images += 1
+    outcome.seconds = time.perf_counter() - start
+    return outcome
+
+
+def writer_for(predictor: Predictor, folder: Path) -> Boxes | Masks | Table:
+    """Return what writes the results of a model."""
+    if predictor.task == "detection":
+        return Boxes(folder, predictor.classes)
+    if predictor.task == "segmentation":
+        return Masks(folder, predictor.classes, predictor.palette)
+    return Table(folder)
