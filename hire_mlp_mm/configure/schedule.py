@@ -103,7 +103,7 @@ def fit_schedule(change: Changes, images: int, epochs: int | None) -> Length:
 
 @dataclass
 class WarmUp:
-    """Say where a warm-up ended and ends now."""
+    """Say where a warm-up ended and ends now; at 0 where there is no time for one."""
 
     by_epoch: bool
     before: int
@@ -122,9 +122,8 @@ def fit_schedulers(change: Changes, length: Length) -> None:
     warm_ups = [fit_warm_up(change, one, path, length) for one, path in named if is_warm_up(one)]
     gone = []
     for one, path in named:
-        if is_warm_up(one):
-            has_time = length.iterations >= TOO_LONG * LEAST_WARM_UP
-        else:
+        has_time = all(warm_up.iterations for warm_up in warm_ups)
+        if not is_warm_up(one):
             fit_scheduler(change, one, path, length, warm_ups)
             has_time = one.get("begin", 0) < one.get("end", math.inf)
         if not has_time:
@@ -142,6 +141,8 @@ def is_warm_up(one: ConfigDict) -> bool:
 def fit_warm_up(change: Changes, one: ConfigDict, path: str, length: Length) -> WarmUp:
     """Shorten a warm-up that is too long; one in epochs follows the length of the training."""
     by_epoch, before = one.get("by_epoch", True), one.end
+    if length.iterations < TOO_LONG * LEAST_WARM_UP:
+        return WarmUp(by_epoch, before, 0)
     exact = before * length.epoch if by_epoch else before
     if by_epoch:
         exact = exact * length.now / length.before if length.by_epoch else exact

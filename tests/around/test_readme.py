@@ -107,6 +107,16 @@ model = dict(
 )
 """
 
+# Of the config that `hire-mlp data` writes: one epoch of small images through a shallow network.
+SMALL_MINE = " ".join(
+    [
+        "train_cfg.max_epochs=1 model.backbone.arch.depths=1,1,1,1 model.backbone.init_cfg=None",
+        "train_dataloader.num_workers=0 train_dataloader.dataset.pipeline.2.scale=128,128",
+        "val_dataloader.num_workers=0 val_dataloader.dataset.pipeline.1.scale=128,128",
+        "test_dataloader.dataset.pipeline.1.scale=128,128 model.test_cfg.score_thr=0.0",
+    ]
+)
+
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.M | re.S)
@@ -140,6 +150,8 @@ def scratch(tmp_path, monkeypatch) -> Path:
     weights.parent.mkdir(parents=True)
     torch.save({"model": classifier_state("small")}, weights)
     (tmp_path / "hire_mlp_small.pth").symlink_to(weights)
+    (tmp_path / "my_data").symlink_to(coco)
+    (tmp_path / "photographs").symlink_to(coco / "val2017")
     (tmp_path / "srun").write_text("#!/bin/sh\necho asked srun: $@\n")
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -155,6 +167,8 @@ def adapted(command: str) -> list[str]:
         f"work_dirs/{COCO}/epoch_1.pth" if COCO in command else f"work_dirs/{ADE}/iter_1.pth"
     )
     command = command.replace("CHECKPOINT", checkpoint)
+    if command == "hire-mlp train mine.py":
+        return [f"{command} --cfg-options {SMALL_MINE}"]
     if command == "pip install .":
         return [f"uv pip install --no-deps --no-build-isolation --target site {ROOT}"]
     if " export " in command:  # a large image takes a while
@@ -214,9 +228,25 @@ def test_commands_of_the_segmentor(scratch):
     assert "asked srun: --partition=PARTITION --job-name=JOB" in said
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_commands_of_own_data(scratch, monkeypatch, capsys):
+    """Then the lines of Python, which read the same work dir."""
+    said = run_all(about("mine"), scratch)
+    assert len(about("mine")) == 3
+    assert "COCO json: 80 classes" in said
+    assert (scratch / "mine_data.png").exists()
+    assert "coco/bbox_mAP: " in said
+    assert len(list((scratch / "predicted/pictures").glob("*.jpg"))) == 2
+    monkeypatch.chdir(scratch)
+    (snippet,) = [block for block in blocks("python") if "Predictor(" in block]
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert capsys.readouterr().out.count("'category_name': ") > 1
+
+
 @pytest.mark.timeout(300)
 def test_other_commands(scratch):
-    others = [c for c in COMMANDS if c not in about(COCO) + about(ADE)]
+    others = [c for c in COMMANDS if c not in about(COCO) + about(ADE) + about("mine")]
     assert len(others) == 7
     said = run_all(others, scratch)
     assert "COCO_ROOT" in said
@@ -331,7 +361,7 @@ def test_notebook_snippets(snippet, scratch, monkeypatch):
 def test_every_block_is_checked():
     """Each by a test above; one of reliability.md is a line of the drop-in snippets."""
     languages = re.findall(r"^```(\w+)$", TEXT, re.M)
-    assert sorted(languages) == sorted(["sh"] * 9 + ["python"] * 10 + ["text", "bibtex"])
+    assert sorted(languages) == sorted(["sh"] * 11 + ["python"] * 11 + ["text"] * 2 + ["bibtex"])
     assert len(NOTEBOOK) == 2
 
 

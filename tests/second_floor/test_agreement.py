@@ -545,9 +545,10 @@ CANNOT = {
              model__auxiliary_head=None,
              train_dataloader__dataset__metainfo=TWO,
              val_dataloader__dataset__metainfo=TWO),
-        "has one output and a loss over a softmax, which is 1 for a single output: there is nothing "
-        "to learn; set model.decode_head.num_classes=2 (background and object), and either "
-        "model.decode_head.out_channels=2, or 1 with model.decode_head.loss_decode.use_sigmoid=True",
+        "has one output and a loss over a softmax, which is 1 for a single output: there is "
+        "nothing to learn; set model.decode_head.num_classes=2 (background and object), and either "
+        "model.decode_head.out_channels=2, or 1 with model.decode_head.loss_decode.use_sigmoid="
+        "True",
     ),
     "a pool under a norm": (
         "segmentor", dict(train_dataloader__batch_size=1),
