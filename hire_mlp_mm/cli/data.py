@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.report import count
 from ..errors import DataError
 from . import OutcomeError
 from .options import CONFIG
@@ -86,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
     found = sum(len(report.faults) for report in reports.values())
     if args.check:
         if found:
-            raise OutcomeError(f"{args.folder}: {found} findings")
+            raise OutcomeError(f"{args.folder}: {count(found, 'findings')}")
         return
     for report in reports.values():
         report.refuse()
@@ -122,10 +123,10 @@ def tell(change: DataChange, reports: dict[str, Report]) -> None:
 def left_out(reports: dict[str, Report]) -> list[str]:
     """List what is left out of each split or looks wrong, by reason."""
     return [
-        f"{split}: {count} {what}"
+        f"{split}: {count(number, what)}"
         for split, report in reports.items()
-        for what, count in [*report.skipped.items(), *report.odd.items()]
-        if count
+        for what, number in [*report.skipped.items(), *report.odd.items()]
+        if number
     ]
 
 
@@ -134,16 +135,17 @@ def table(change: DataChange, reports: dict[str, Report]) -> Iterator[str]:
     from ..configure.reports import sizes_of
 
     task, layout = change.layout.task, change.layout
-    rows = [("split", "images", EMPTY[task], "sizes")]
+    rows: list[tuple[str, ...]] = [("split", "images", EMPTY[task], "sizes")]
     for split, report in reports.items():
         sizes = sizes_of(layout, change.sources[split], split)
         spread = " to ".join(f"{w}x{h}" for w, h in dict.fromkeys(sizes or ()))
-        rows.append((split, f"{report.images:,}", f"{report.empty:,}", spread))
+        counted = [f"{report.images:,}", f"{report.empty:,}"] if report.images else ["-", "-"]
+        rows.append((split, *counted, spread))
     yield from aligned(rows)
     classes = [(COUNTED[task], *reports)]
     for name in layout.classes[:MOST]:
-        counts = (report.per_class.get(name, 0) for report in reports.values())
-        classes.append((name, *(f"{count:,}" for count in counts)))
+        numbers = [report.per_class.get(name) for report in reports.values()]
+        classes.append((name, *("-" if n is None else f"{n:,}" for n in numbers)))
     yield from aligned(classes)
     if len(layout.classes) > MOST:
         yield f"... and {len(layout.classes) - MOST} more classes"

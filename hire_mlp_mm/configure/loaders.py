@@ -9,8 +9,8 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ..data.layout import SPLITS, Layout
+from ..data.palette import colours
 from ..errors import UserError
-from ..prediction.pictures import colours
 from .changes import Changes, as_list, brief, is_list, last_name
 from .classes import fit_topk
 from .sources import Source
@@ -292,7 +292,7 @@ def fit_best(change: Changes, layout: Layout) -> None:
     best = hook.get("save_best")
     given = {
         "detection": ("coco/bbox_mAP", *(["coco/segm_mAP"] if learns_masks(change.cfg) else [])),
-        "segmentation": ("mIoU", "aAcc", "mAcc"),
+        "segmentation": ("mIoU", "mDice", "mFscore", "aAcc", "mAcc"),
         "classification": ("accuracy/top1",),
     }[layout.task]
     if isinstance(best, str) and best != "auto" and not best.startswith(given):

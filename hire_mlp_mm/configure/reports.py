@@ -6,12 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from mmengine.config import Config
-from PIL import Image
 
 from ..data.coco import check_coco
 from ..data.coco.files import faults_of_files
@@ -19,9 +16,9 @@ from ..data.folders import check_folders
 from ..data.labels import Labels
 from ..data.layout import Layout
 from ..data.listing import evenly
-from ..data.mask_files import code_of, codes
+from ..data.mask_files import decode_by_table
 from ..data.masks import check_masks, decode_labels, passed_over
-from ..data.report import Report
+from ..data.report import Report, without
 from ..data.tree import image_size
 from .loaders import inner, learns_masks, steps
 from .sources import Source
@@ -62,7 +59,7 @@ def check_boxes(cfg: Config, layout: Layout, source: Source, name: str) -> Repor
         min_size=filters.get("min_size", 0),
     )
     paths = [os.path.join(split.images, image) for image in source.names]
-    report.add(faults_of_files(title, paths, str(split.images)))
+    report.add(faults_of_files(paths, str(split.images)))
     return report
 
 
@@ -78,20 +75,11 @@ def check_labels(cfg: Config, layout: Layout, source: Source, name: str) -> Repo
     ]
     meaning = Labels(layout.classes, layout.ignore_index, layout.reduce_zero_label)
     table = layout.mask_table
-    decode = partial(decode_colours, table) if table else decode_labels
+    decode = partial(decode_by_table, table) if table else decode_labels
     report = check_masks(pairs, meaning, masks, decode=decode)
     if split.names is None:
         report.skipped += passed_over(images, masks, *suffixes)
     return report
-
-
-def decode_colours(table: dict[tuple[int, int, int], int], content: bytes) -> np.ndarray:
-    """Decode a mask of colours as labels (H, W)."""
-    with Image.open(BytesIO(content)) as image:
-        values, places = np.unique(codes(np.asarray(image.convert("RGB"))), return_inverse=True)
-        shape = image.height, image.width
-    label_of = {code_of(colour): label for colour, label in table.items()}
-    return np.array([label_of[int(value)] for value in values])[places.reshape(shape)]
 
 
 def check_images(cfg: Config, layout: Layout, source: Source, name: str) -> Report:
@@ -102,7 +90,7 @@ def check_images(cfg: Config, layout: Layout, source: Source, name: str) -> Repo
     counts = Counter(image.partition("/")[0] for image in source.names)
     per_class = {name: counts[name] for name in layout.classes}
     report = Report(str(split.images), images=len(source.names), per_class=per_class)
-    report.notes += [f": class {name} has no image" for name in per_class if not counts[name]]
+    report.notes += without(per_class, "image")
     return report
 
 

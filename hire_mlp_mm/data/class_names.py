@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
+from .palette import Colour
 from .tree import Tree, join, read_lines
 
 # In this order: a file with colours or numbers says more than one with names alone.
@@ -20,7 +21,6 @@ FILES = (
     "class_names.txt", "labels.txt", "label_names.txt", "names.txt", "codes.txt", "obj.names",
     "classes.names",
 )  # fmt: skip
-Colour = tuple[int, int, int]
 
 # The ways to write a line. All lines of a file are written in one way: the first that fits them.
 GAP = r"\s*[,;:\t]\s*"
@@ -51,7 +51,7 @@ class ClassNames:
     numbers: list[int] | None = None
 
 
-def read_names(root: Path, tree: Tree) -> ClassNames | None:
+def read_names(tree: Tree) -> ClassNames | None:
     """Read the first file of a data set that names classes; None where there is none.
 
     Raises:
@@ -62,7 +62,7 @@ def read_names(root: Path, tree: Tree) -> ClassNames | None:
         for name in tree.folders[folder]:
             by_name.setdefault(name.lower(), join(folder, name))
     file = next((by_name[name] for name in FILES if name in by_name), None)
-    return parse(root, file) if file else None
+    return parse(tree.root, file) if file else None
 
 
 def parse(root: Path, file: str) -> ClassNames:

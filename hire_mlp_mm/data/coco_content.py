@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DataError, UserError
 from .layout import Hints
-from .tree import count, some
+from .report import few, listed
 
 DIGITS = 3  # after the point, of a pixel
 Box = tuple[float, float, float, float]  # left, top, width and height in pixels
@@ -85,22 +86,18 @@ def choose_classes(names: list[str], hints: Hints, notes: list[str], source: str
         UserError: if a class that was asked for is none of the names.
         DataError: if a name is empty or occurs twice.
     """
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice or not all(name.strip() for name in names):
-        fault = f"the name {twice[0]!r} twice" if twice else "an empty name"
+    twice = [f"the name {name!r} twice" for name, times in Counter(names).items() if times > 1]
+    for fault in twice + ["an empty name" for name in names if not name.strip()]:
         raise DataError(f"{source} has {fault}; expected a name of its own for each class")
-    alike = sorted(name for name in names if [n.lower() for n in names].count(name.lower()) > 1)
-    if alike:
-        notes.append(f"classes whose names differ in capitals alone: {some(alike)}")
+    lower = Counter(name.lower() for name in names)
+    if alike := sorted(name for name in names if lower[name.lower()] > 1):
+        notes.append(f"classes whose names differ in capitals alone: {few(alike)}")
     if hints.classes is None:
         return names
     if unknown := [name for name in hints.classes if name not in names]:
-        raise UserError(
-            f"--classes names {some(unknown)}, not a name of {source}: {some(names, 20)}"
-        )
+        raise UserError(f"--classes has {few(unknown)}, not a name of {source}: {few(names, 20)}")
     classes = [name for name in names if name in hints.classes]
     if classes != hints.classes:
-        notes.append(f"classes in the order of {source}: {some(classes, 20)}")
-    if others := [name for name in names if name not in classes]:
-        notes.append(f"{count(len(others), 'name')} not among --classes: {some(others, 20)}")
+        notes.append(f"classes in the order of {source}: {few(classes, 20)}")
+    notes += listed([n for n in names if n not in classes], "names not among --classes", "")
     return classes

@@ -11,13 +11,12 @@ from ..errors import DataError, short
 from .coco import faults, read_coco
 from .coco.masks import is_polygon
 from .coco_content import choose_classes
-from .layout import SPLITS, Hints, Layout, Split
-from .splits import ALL, Part, complete
-from .tree import Tree, belongs, count, last, parent, some, split_of, split_of_folder, stem_of
+from .layout import Hints, Layout, Split
+from .report import count, listed
+from .splits import ALL, Part, complete, ordered
+from .tree import Tree, belongs, last, parent, split_of, split_of_folder, stem_of
 
 KIND = "COCO json"
-# Of several files for a split, the first kind of this list is taken.
-FIRST, USUAL, OTHER = range(3)
 OF_OTHER_TASKS = ("caption", "keypoint", "panoptic", "stuff", "image_info", "lvis", "results")
 
 
@@ -33,19 +32,18 @@ def find(tree: Tree) -> dict[str, CocoFile]:
     """Find the COCO file of each split; none where there are no such files.
 
     Raises:
-        DataError: if a file whose name says COCO is no json.
+        DataError: if a file whose name says a split or COCO is no json.
     """
     images = {(parent(name), stem_of(name)) for name in tree.images()}
     files: dict[str, list[str]] = {}
-    for name in tree.files(".json"):
+    for name in tree.files((".json",)):
         # A file for each image is another format.
         if belongs(parent(name)) and (parent(name), stem_of(name)) not in images:
-            split = split_of(stem_of(name)) or split_of_folder(parent(name)) or ALL
-            files.setdefault(split, []).append(name)
+            files.setdefault(split_of_file(name), []).append(name)
     found = {}
     for split, names in files.items():
         for name in sorted(names, key=lambda name: (rank(name), name)):
-            content = load(tree.root / name, must_be_json=rank(name) == FIRST or split != ALL)
+            content = load(tree.root / name, must_be_json=split != ALL or rank(name) == 0)
             if is_coco(content):
                 check_records(tree.root / name, content)
                 found[split] = CocoFile(name, content)
@@ -53,12 +51,17 @@ def find(tree: Tree) -> dict[str, CocoFile]:
     return found
 
 
+def split_of_file(name: str) -> str:
+    """Return the split that a json file's name means, or else its folder's; `ALL` without."""
+    return split_of(stem_of(name)) or split_of_folder(parent(name)) or ALL
+
+
 def rank(name: str) -> int:
     """Rank a json file by its name: the lower, the likelier it has the objects of a split."""
     stem = stem_of(name).lower()
     if any(word in stem for word in OF_OTHER_TASKS):
-        return OTHER
-    return FIRST if "instances" in stem or "coco" in stem or "annotations" in stem else USUAL
+        return 2
+    return 0 if any(word in stem for word in ("instances", "coco", "annotations")) else 1
 
 
 def load(path: Path, must_be_json: bool) -> Any:
@@ -78,17 +81,13 @@ def is_coco(content: Any) -> bool:
 
 
 def check_records(path: Path, content: dict[str, Any]) -> None:
-    """Raise DataError where a list of a COCO file has what is no record, or an unnamed category."""
-    fields = {"images": ("file_name",), "annotations": (), "categories": ("name",)}
-    for key, needed in fields.items():
-        for fault in faults.of_records(content[key], key, needed):
+    """Raise DataError where a list of a COCO file has what is no record, or a name is none."""
+    needed = {"images": ("file_name",), "annotations": (), "categories": ("id", "name")}
+    for key, fields in needed.items():
+        for fault in faults.of_records(content[key], key, fields):
             raise DataError(f"{path}{fault}")
-    for category in content["categories"]:
-        if not isinstance(category["name"], str):
-            raise DataError(
-                f"{path} has a category with the name {short(repr(category['name']))}; expected "
-                "text in quotes"
-            )
+    for fault in faults.of_names(content["categories"], None):
+        raise DataError(f"{path}{fault}")
 
 
 def read(tree: Tree, found: dict[str, CocoFile], hints: Hints) -> Layout:
@@ -99,12 +98,14 @@ def read(tree: Tree, found: dict[str, CocoFile], hints: Hints) -> Layout:
         UserError: if there is no split to validate with.
     """
     notes: list[str] = []
-    found = {split: found[split] for split in (*SPLITS, ALL) if split in found}
+    found = ordered(found)
     folders = {split: images_of(tree, file, split, notes) for split, file in found.items()}
-    for split, name in not_taken(tree, found):
-        notes.append(f"not taken for {split}: {name}")
+    taken = {file.name for file in found.values()}
+    for name in tree.files((".json",)):
+        if name not in taken and parent(name) in map(parent, taken):
+            notes.append(f"not taken for {split_of_file(name)}: {name}")
     names = {split: names_of(file) for split, file in found.items()}
-    parts = complete(tree.root, names, hints, notes)
+    parts = complete(tree, names, hints, notes)
     first = found[parts["train"].source]
     categories = [category["name"] for category in first.content["categories"]]
     if group := group_of_all(found):
@@ -140,27 +141,19 @@ def images_of(tree: Tree, file: CocoFile, split: str, notes: list[str]) -> str:
         example = f", such as {short(names[0])}" if names else ""
         turned = " (its names have \\ between folders; expected /)" if "\\" in example else ""
         raise DataError(
-            f"{tree.root / file.name}: none of its {count(len(names), 'image')}{example} is in "
+            f"{tree.root / file.name}: none of its {count(len(names), 'images')}{example} is in "
             f"{tree.root}{turned}"
         )
     folder = max(votes, key=lambda f: (votes[f], split_of_folder(f) == split, -f.count("/"), f))
     objects = len(file.content["annotations"])
     notes.append(
         f"{split}: {file.name}, images in {folder or '.'} "
-        f"({count(len(names), 'image')}, {count(objects, 'object')})"
+        f"({count(len(names), 'images')}, {count(objects, 'objects')})"
     )
     if votes[folder] < len(names):
         missing = [name for name in names if not (tree.root / folder / name).is_file()]
-        notes.append(f"{split}: {count(len(missing), 'image')} not in the folder: {some(missing)}")
+        notes += listed(missing, "images not in the folder", f"{split}: ")
     return folder
-
-
-def not_taken(tree: Tree, found: dict[str, CocoFile]) -> list[tuple[str, str]]:
-    """List the json files beside those that were taken, with their split."""
-    taken = {file.name for file in found.values()}
-    beside = {parent(name) for name in taken}
-    others = [n for n in tree.files(".json") if parent(n) in beside and n not in taken]
-    return [(split_of(stem_of(n)) or split_of_folder(parent(n)) or ALL, n) for n in others]
 
 
 def group_of_all(found: dict[str, CocoFile]) -> str | None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ..errors import short
 from .listing import absent_files, files_under, is_image
-from .report import Report
-from .tree import count, left_behind, some
+from .report import Report, count, few, without
+from .tree import left_behind
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif")  # that MMPretrain reads
 
@@ -119,14 +119,14 @@ def check_classes(report: Report, found: Folders, classes: Sequence[str] | None)
     if found.outside:
         report.skipped["images outside of the folders"] = found.outside
     if found.left_out:
-        report.notes.append(f": left out {some(found.left_out)}, which is no class")
+        report.notes.append(f": left out {few(found.left_out)}, which is no class")
     if found.within:
         report.notes.append(
-            f": {count(found.within, 'image')} within folders such as .ipynb_checkpoints of a "
+            f": {count(found.within, 'images')} within folders such as .ipynb_checkpoints of a "
             "class, read as others"
         )
     if not report.faults:
-        report.notes += without_images(report.per_class)
+        report.notes += without(report.per_class, "images")
 
 
 def faults_of_folders(found: Folders, classes: Sequence[str] | None) -> Iterator[str]:
@@ -137,7 +137,7 @@ def faults_of_folders(found: Folders, classes: Sequence[str] | None) -> Iterator
         yield f" has no folders; expected a folder for each class{lost}"
     elif not any(found.images.values()):
         most = ", ".join(f"{number} {suffix}" for suffix, number in found.others.most_common(3))
-        yield f" has no images in its folders {some(names)}" + (f", but {most}" if most else "")
+        yield f" has no images in its folders {few(names)}" + (f", but {most}" if most else "")
     elif classes is not None:
         yield from differences(names, list(classes))
     if len(names) == 1:
@@ -152,8 +152,8 @@ def differences(folders: list[str], classes: list[str]) -> Iterator[str]:
     if not {*folders} & {*classes}:  # such as ImageNet's, which say what a number means
         if len(folders) != len(classes):
             yield (
-                f" has {len(folders)} folders ({some(folders)}), and the data set {len(classes)} "
-                f"classes ({some(classes)}); set metainfo=dict(classes=[...]), or leave the "
+                f" has {len(folders)} folders ({few(folders)}), and the data set {len(classes)} "
+                f"classes ({few(classes)}); set metainfo=dict(classes=[...]), or leave the "
                 "classes of CustomDataset to the folders"
             )
         return
@@ -161,20 +161,12 @@ def differences(folders: list[str], classes: list[str]) -> Iterator[str]:
     more = [f"the folder {name}, which is no class" for name in folders if name not in classes]
     if lost or more:
         cure = "; make an empty folder, if it has no images here" if lost else ""
-        yield f" has {some([*lost, *more])}; MMPretrain numbers the folders that it finds{cure}"
+        yield f" has {few([*lost, *more])}; MMPretrain numbers the folders that it finds{cure}"
     elif folders != classes:
         yield (
-            f" has the folders {some(folders)}, which are the labels 0, 1, ... in this order; the "
-            f"config names the classes {some(classes)}: put them into the folders' order"
+            f" has the folders {few(folders)}, which are the labels 0, 1, ... in this order; the "
+            f"config names the classes {few(classes)}: put them into the folders' order"
         )
-
-
-def without_images(per_class: dict[str, int]) -> Iterator[str]:
-    """Yield a line that names the classes without an image."""
-    if empty := [name for name, number in per_class.items() if not number]:
-        what = f"class {empty[0]} has" if len(empty) == 1 else f"classes {some(empty)} have"
-        number = f" ({len(empty)} of {len(per_class)})" if empty[5:] else ""
-        yield f": {what} no images{number}"
 
 
 def check_list(
@@ -211,13 +203,13 @@ def check_list(
                 report.faults.append(f", line {number}: {fault}")
     report.images = labels.total()
     if twice := report.images - len(lines_of):
-        report.notes.append(f": {count(twice, 'line')} with an image that a line before has")
+        report.notes.append(f": {count(twice, 'lines')} with an image that a line before has")
     if absent := absent_files(lines_of):
         first = min(absent, key=lines_of.__getitem__)
         more = f" ({len(absent)} of {len(lines_of)} images are missing)" if absent - {first} else ""
         report.faults.append(f", line {lines_of[first]}: {first} not found{more}")
     report.per_class = {name: labels[label] for label, name in enumerate(classes or ())}
-    report.notes += without_images(report.per_class)
+    report.notes += without(report.per_class, "images")
     return report
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,9 +17,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError, UserError, describe
-from .class_names import Colour
 from .labels import count_values
 from .layout import Layout, Split
+from .listing import files_under
+from .palette import Colour
+from .tree import suffix_of
 
 INDICES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes
 COLOURS = ("RGB", "RGBA")
@@ -49,6 +52,23 @@ class Scan:
         share = 100 * self.pixels[value] / self.pixels.total()
         return f"in {share:.2g} % of the pixels (first in {self.first[value]})"
 
+    def jpegs(self) -> str:
+        """Say what may be wrong with values that are of JPEGs; nothing of other files."""
+        are = any(suffix_of(name) in (".jpg", ".jpeg", ".jfif") for name in self.first.values())
+        return "; JPEG changes labels: write masks as PNG" if are else ""
+
+    def renamed(self, values: Mapping[int, int]) -> Scan:
+        """Return the scan with a new value for each."""
+        pixels = Counter({new: self.pixels[old] for old, new in values.items()})
+        first = {new: self.first[old] for old, new in values.items()}
+        return Scan(not self.coloured, pixels, first)
+
+    def as_colours(self, known: set[int]) -> Scan:
+        """Return labels as grey colours, where these are all known; else the scan as it is."""
+        greys = {value: code_of((value,) * 3) for value in self.pixels}
+        are_colours = self.palette is None and len(greys) > 1 and known.issuperset(greys.values())
+        return self.renamed(greys) if are_colours else self
+
 
 def code_of(colour: Colour) -> int:
     """Return a colour as one number."""
@@ -59,6 +79,9 @@ def code_of(colour: Colour) -> int:
 def colour_of(code: int) -> Colour:
     """Return the colour of a number that `code_of` gave."""
     return code >> 16, code >> 8 & 255, code & 255
+
+
+# Reading -----------------------------------------------------------------------------------------
 
 
 def scan_masks(root: Path, names: list[str]) -> Scan:
@@ -74,7 +97,7 @@ def scan_masks(root: Path, names: list[str]) -> Scan:
     """
     scan = Scan()
     modes: dict[bool, str] = {}
-    for name, (coloured, values, palette) in zip(
+    for name, (coloured, pixels, palette) in zip(
         names, in_threads(partial(values_of, root), names), strict=True
     ):
         modes.setdefault(coloured, name)
@@ -85,9 +108,8 @@ def scan_masks(root: Path, names: list[str]) -> Scan:
             )
         scan.coloured = coloured
         scan.palette = scan.palette or palette
-        for value, pixels in values.items():
-            scan.pixels[value] += pixels
-            scan.first.setdefault(value, name)
+        scan.pixels += pixels
+        scan.first = dict.fromkeys(pixels, name) | scan.first
         if len(scan.pixels) > MOST_VALUES:
             raise UserError(
                 f"{root / name} has more than {MOST_VALUES} colours; expected a mask, with a "
@@ -104,37 +126,64 @@ def in_threads(function: Callable[[str], T], names: Iterable[str]) -> list[T]:
 
 def values_of(root: Path, name: str) -> tuple[bool, Counter[int], list[Colour] | None]:
     """Return whether a mask has colours, the pixels of each value, and its palette."""
-    mode, array, palette = read_mask(root / name)
-    if mode in COLOURS:
-        values, pixels = np.unique(codes(array), return_counts=True)
-    elif array.dtype == np.uint8 or array.dtype == bool:
-        pixels = count_values(array.astype(np.uint8))
+    coloured, array, palette = read_mask(root / name)
+    if array.dtype == np.uint8:  # faster than by sorting
+        pixels = count_values(array)
         values = np.flatnonzero(pixels)
         pixels = pixels[values]
     else:
         values, pixels = np.unique(array, return_counts=True)
-    counts = Counter(dict(zip(values.tolist(), pixels.tolist(), strict=True)))
-    return mode in COLOURS, counts, palette
+    return coloured, Counter(dict(zip(values.tolist(), pixels.tolist(), strict=True))), palette
 
 
-def read_mask(path: Path) -> tuple[str, np.ndarray, list[Colour] | None]:
-    """Read a mask: Pillow's mode, its pixels, (H, W) or (H, W, 3 or 4), and its palette."""
+def read_mask(file: Path | BytesIO) -> tuple[bool, np.ndarray, list[Colour] | None]:
+    """Read a mask.
+
+    Returns:
+        whether it has colours; its labels, or its colours as `code_of` gives them, (H, W); its
+        palette.
+
+    Raises:
+        DataError: if it cannot be read, or has another mode than masks have.
+    """
+    name = file if isinstance(file, Path) else "the mask"
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             mode, array = image.mode, np.asarray(image)
             numbers = (image.getpalette() or []) if mode == "P" else []
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is no mask that can be read: {describe(error)}") from error
+        raise DataError(f"{name} is no mask that can be read: {describe(error)}") from error
     if mode not in INDICES + COLOURS:
-        raise DataError(f"{path} has the mode {mode}; expected labels, a palette or RGB")
+        raise DataError(f"{name} has the mode {mode}; expected labels, a palette or RGB")
+    if mode in COLOURS:
+        wide = array.astype(np.int32)
+        return True, wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], None
     colours = list(zip(numbers[0::3], numbers[1::3], numbers[2::3], strict=False))
-    return mode, array, colours or None
+    return False, array.astype(np.uint8) if mode == "1" else array, colours or None
 
 
-def codes(colours: np.ndarray) -> np.ndarray:
-    """Return colours (H, W, 3 or 4) as one number a pixel (H, W), as `code_of` gives it."""
-    wide = colours[..., :3].astype(np.int32)
-    return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+# Writing -----------------------------------------------------------------------------------------
+
+
+def decode_by_table(table: Mapping[Colour, int], content: bytes) -> np.ndarray:
+    """Decode a mask as the labels (H, W) that will be written of it; see `write_masks`.
+
+    Raises:
+        DataError: if it has a colour that the table does not have.
+    """
+    return translate(BytesIO(content), table)
+
+
+def translate(file: Path | BytesIO, table: Mapping[Colour, int]) -> np.ndarray:
+    """Read a mask as the labels (H, W) that a table has for its colours, or its values."""
+    coloured, array, _ = read_mask(file)
+    label_of = {code_of(colour): label for colour, label in table.items()}
+    values, places = np.unique(array, return_inverse=True)
+    codes = [int(value) if coloured else code_of((int(value),) * 3) for value in values]
+    if unknown := [code for code in codes if code not in label_of]:
+        name = file if isinstance(file, Path) else "the mask"
+        raise DataError(f"{name} has the colour {colour_of(unknown[0])}, which is of no class")
+    return np.array([label_of[code] for code in codes], np.uint8)[places.reshape(array.shape)]
 
 
 def write_masks(layout: Layout, out: Path) -> Layout:
@@ -153,13 +202,10 @@ def write_masks(layout: Layout, out: Path) -> Layout:
     """
     if layout.mask_table is None:
         return layout
-    table = {code_of(colour): label for colour, label in layout.mask_table.items()}
     suffix = suffix_written(layout.mask_suffix)
     splits = {}
     for name, split in layout.splits.items():
-        assert split.annotations is not None, "a segmentation has masks"
-        ends = layout.mask_suffix, suffix
-        write = partial(write_mask, split.annotations, out / name, ends, table)
+        write = partial(write_mask, layout, Path(str(split.annotations)), out / name)
         in_threads(write, stems_of_masks(layout, split))
         splits[name] = dataclasses.replace(split, annotations=out / name)
     return dataclasses.replace(layout, splits=splits, mask_suffix=suffix, mask_table=None)
@@ -174,25 +220,18 @@ def stems_of_masks(layout: Layout, split: Split) -> list[str]:
     """Return the names of a split's masks without their suffix: those of its images."""
     names = split.names
     if names is None:
-        paths = split.images.rglob(f"*{layout.image_suffix}")
-        names = sorted(path.relative_to(split.images).as_posix() for path in paths)
-    return [name.removesuffix(layout.image_suffix) for name in names]
+        names = sorted(os.path.relpath(path, split.images) for path in files_under(split.images))
+    suffix = layout.image_suffix
+    return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
 
 
-def write_mask(
-    masks: Path, out: Path, ends: tuple[str, str], table: dict[int, int], stem: str
-) -> None:
-    """Write a mask as labels; `ends` are the ends of its name and of the new one's."""
-    path, new = masks / f"{stem}{ends[0]}", out / f"{stem}{ends[1]}"
-    mode, array, _ = read_mask(path)
-    values, places = np.unique(codes(array) if mode in COLOURS else array, return_inverse=True)
-    found = [int(v) if mode in COLOURS else code_of((int(v),) * 3) for v in values]
-    if unknown := [code for code in found if code not in table]:
-        raise DataError(f"{path} has the colour {colour_of(unknown[0])}, which is of no class")
-    labels = np.array([table[code] for code in found], dtype=np.uint8)
+def write_mask(layout: Layout, masks: Path, out: Path, stem: str) -> None:
+    """Write a mask as labels, by the table and the suffixes of a layout."""
+    labels = translate(masks / f"{stem}{layout.mask_suffix}", layout.mask_table or {})
+    new = out / f"{stem}{suffix_written(layout.mask_suffix)}"
     new.parent.mkdir(parents=True, exist_ok=True)
     try:
         with new.open("xb") as file:
-            Image.fromarray(labels[places.reshape(array.shape[:2])]).save(file, "PNG")
+            Image.fromarray(labels).save(file, "PNG")
     except FileExistsError as error:
         raise UserError(f"{new} exists already; name another folder") from error

@@ -22,8 +22,8 @@ from ..errors import DataError
 from ..files import JPEG, WholeImages
 from .labels import VALUES, Labels, count_values, depth_fault, label_fault, shape_fault
 from .listing import absent_files, after, evenly, files_under, is_image
-from .report import Report
-from .tree import ORIENTATION, TURNED, count, some
+from .report import Report, count, few, without
+from .tree import TURNED, read_header
 
 Pair = tuple[str, str]  # the files of an image and of its mask
 SAMPLE = 200  # masks that a run looks into when it starts
@@ -95,7 +95,11 @@ def look_into(
         return Look(mask, UNREAD, f": {error}")
     except Exception:  # decoders raise whatever they like
         return Look(mask, UNREAD, " cannot be decoded: truncated, damaged or of an unknown format")
-    size, turned = size_of(image, turns)
+    size, turned = None, False
+    with suppress(DataError):  # of images that are missing, or that Pillow does not read
+        width, height, orientation = read_header(image)
+        size = (width, height) if turns and orientation in TURNED else (height, width)
+        turned = turns and orientation in range(2, 9)
     found = partial(Look, mask, jpeg=content.startswith(JPEG), turned=turned)
     if fault := size and shape_fault(labels.shape, size):
         return found(MISSHAPEN, f" {fault}{' (turned as its EXIF says)' if turned else ''}")
@@ -104,21 +108,6 @@ def look_into(
     pixels = count_values(labels.astype(np.uint8))
     fault = label_fault(pixels, meaning)
     return found(STRAY if fault else "", f" {fault}", pixels)
-
-
-def size_of(image: str, turns: bool) -> tuple[tuple[int, int] | None, bool]:
-    """Return the size of an image (height, width), None if Pillow has none, and if EXIF turns it.
-
-    Args:
-        image: the file, of which the beginning is read.
-        turns: whether the host reads images as EXIF says.
-    """
-    with suppress(Exception), Image.open(image) as opened:
-        orientation = opened.getexif().get(ORIENTATION) if turns else None
-        width, height = opened.size
-        size = (width, height) if orientation in TURNED else (height, width)
-        return size, orientation in range(2, 9)
-    return None, False
 
 
 @dataclass
@@ -158,17 +147,19 @@ class Tally:
 
     def masks(self) -> str:
         """Say how many masks were looked into."""
-        return (
-            f"{self.looks} masks" if self.looks == self.of else f"{self.looks} of {self.of} masks"
-        )
+        return count(self.looks, "masks" if self.looks == self.of else f"of {self.of} masks")
 
     def values(self) -> set[int]:
         """Return the values that occur."""
         return {int(value) for value in np.flatnonzero(self.pixels)}
 
+    def per_class(self) -> dict[str, int]:
+        """Count the pixels of each class."""
+        return self.meaning.count(self.pixels)
+
     def absent(self) -> list[str]:
         """Return the classes without a pixel."""
-        return [name for name, pixels in self.meaning.count(self.pixels).items() if not pixels]
+        return [name for name, pixels in self.per_class().items() if not pixels]
 
 
 def check_masks(
@@ -209,7 +200,7 @@ def check_masks(
             if tally.faults or not tally.absent():
                 break
     report.empty = tally.ignored
-    report.per_class = meaning.count(tally.pixels)
+    report.per_class = tally.per_class()
     report.faults += faults_of_masks(tally, source)
     if tally.looks and not report.faults:
         report.faults += faults_of_all(tally)
@@ -217,17 +208,14 @@ def check_masks(
     return report
 
 
-def missing_files(
-    pairs: Sequence[Pair], source: str, absent: set[str] | None = None
-) -> Iterator[str]:
+def missing_files(pairs: Sequence[Pair], source: str, absent: set[str]) -> Iterator[str]:
     """Yield which images and masks are not there, and how many.
 
     Args:
         pairs: the files of each image and of its mask; local ones.
         source: with what each line begins, such as the folder of the masks.
-        absent: the files that are not there, if that is known.
+        absent: the files that are not there.
     """
-    absent = absent_files(path for pair in pairs for path in pair) if absent is None else absent
     for what, i in (("images", 0), ("masks", 1)):
         lost = [pair for pair in pairs if pair[i] in absent]
         if not lost:
@@ -252,7 +240,7 @@ def faults_of_masks(tally: Tally, source: str) -> Iterator[str]:
         more = cure = ""
         if kind == STRAY:
             strays = sorted(value for value in tally.values() if tally.meaning.strays[value])
-            more, cure = f": {some(strays)}", cure_of_labels(tally, look.jpeg)
+            more, cure = f": {few(strays)}", cure_of_labels(tally, look.jpeg)
         if number > 1:
             cure = f" ({number} of {tally.looks} masks {kind}{more}){cure}"
         yield f"{after(source, look.mask)}{look.fault}{cure}"
@@ -290,7 +278,7 @@ def faults_of_all(tally: Tally) -> Iterator[str]:
         ignored = "0 (reduce_zero_label) and 255 are" if meaning.reduce_zero_label else "255 is"
         yield (
             f": the values of {masks} are 0 and 255, and {ignored} ignored, so that no pixel is of "
-            f"{some(tally.absent())}; write 1 in place of 255"
+            f"{few(tally.absent())}; write 1 in place of 255"
         )
     elif tally.ignored == tally.looks:
         by = " (reduce_zero_label ignores 0)" if meaning.reduce_zero_label else ""
@@ -299,24 +287,22 @@ def faults_of_all(tally: Tally) -> Iterator[str]:
 
 def notes_of(tally: Tally) -> Iterator[str]:
     """Yield what a person should know of masks that can be learnt."""
-    meaning, absent = tally.meaning, tally.absent()
-    if absent:
-        what = f"class {absent[0]} has" if len(absent) == 1 else f"classes {some(absent)} have"
-        number = f" ({len(absent)} of {len(meaning.classes or ())} classes)" if absent[5:] else ""
-        yield f": {what} no pixel in {tally.masks()}{number}{shifted(tally, absent)}"
+    for line in without(tally.per_class(), f"pixel in {tally.masks()}"):
+        yield f"{line}{shifted(tally)}"
     if tally.jpegs:
         yield f": {tally.jpegs} of {tally.looks} masks are JPEGs, which change labels; write PNG"
     if tally.turned:
         yield (
-            f": {count(tally.turned, 'image')} of {tally.looks}, read as EXIF turns them; their "
+            f": {count(tally.turned, 'images')} of {tally.looks}, read as EXIF turns them; their "
             "masks have to be turned already"
         )
 
 
-def shifted(tally: Tally, absent: list[str]) -> str:
+def shifted(tally: Tally) -> str:
     """Say that reduce_zero_label may be wrong, where the last class never occurs and 0 does."""
     classes = tally.meaning.classes or ()
-    if not (tally.meaning.reduce_zero_label and absent[-1] == classes[-1] and tally.pixels[0]):
+    reduced = tally.meaning.reduce_zero_label and tally.pixels[0]
+    if not (reduced and tally.absent()[-1:] == [*classes][-1:]):
         return ""
     return (
         f"; reduce_zero_label takes 1 for {classes[0]} and ignores 0: set it to False, if 0 is "

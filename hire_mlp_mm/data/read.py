@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from ..errors import UserError
 from . import class_folders, coco_folder, segmentation, voc, yolo
 from .layout import Hints, Layout
-from .tree import Tree, some, suffix_of
+from .report import few
+from .tree import Tree, suffix_of
 
 ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
 EXPECTED = (
@@ -67,14 +68,14 @@ def read_layout(folder: Path, hints: Hints | None = None) -> Layout:
     check_folder(folder)
     tree = Tree(folder)
     notes = []
-    while not (found := find_all(tree, hints)) and (inner := only_folder(tree)):
-        notes.append(f"the data set is in the folder {inner}")
-        tree = Tree(tree.root / inner)
+    while not (found := find_all(tree, hints)) and len(tops := tree.tops()) == 1:
+        notes.append(f"the data set is in the folder {tops[0]}")
+        tree = Tree(tree.root / tops[0])
     if not found:
         raise UserError(not_understood(folder, tree, hints))
     (reader, what), *others = found
     layout = reader.read(tree, what, hints)
-    notes.insert(0, f"{layout.kind}: {len(layout.classes)} classes ({some(layout.classes, 20)})")
+    notes.insert(0, f"{layout.kind}: {len(layout.classes)} classes ({few(layout.classes, 20)})")
     if others:
         kinds = " and ".join(other.kind for other, _ in others)
         notes.append(f"{kinds} found, too; {reader.kind} says more of what the data mean")
@@ -90,7 +91,7 @@ def check_hints(hints: Hints) -> None:
         raise UserError(f"--ignore is {hints.ignore}; expected a label from 0 to 255")
     names = hints.classes
     if names is not None and (not names or len(set(names)) < len(names) or not all(names)):
-        raise UserError(f"--classes is {some(names)}; expected a name of its own for each class")
+        raise UserError(f"--classes is {few(names)}; expected a name of its own for each class")
 
 
 def check_folder(folder: Path) -> None:
@@ -114,18 +115,6 @@ def find_all(tree: Tree, hints: Hints) -> list[tuple[Reader, Any]]:
     return found
 
 
-def only_folder(tree: Tree) -> str | None:
-    """Return the one folder in a folder, None where there are several or none."""
-    folders = [folder for folder in tree.folders if folder and "/" not in folder]
-    return folders[0] if len(folders) == 1 else None
-
-
-def inner_data_sets(tree: Tree, hints: Hints) -> list[str]:
-    """Return the folders in a folder that are data sets."""
-    folders = [folder for folder in tree.folders if folder and "/" not in folder]
-    return [folder for folder in folders if find_all(Tree(tree.root / folder), hints)]
-
-
 def not_understood(folder: Path, tree: Tree, hints: Hints) -> str:
     """Say what lies in a folder, and what is understood."""
     if hints.task is not None:
@@ -135,17 +124,17 @@ def not_understood(folder: Path, tree: Tree, hints: Hints) -> str:
                     f"{folder} is a data set for {reader.task} ({reader.kind}), and the config is "
                     f"for {hints.task}"
                 )
-    if inner := inner_data_sets(tree, hints):
-        return f"{folder} has {len(inner)} data sets; name one of them: {some(inner)}"
+    tops = tree.tops()
+    if inner := [top for top in tops if find_all(Tree(tree.root / top), hints)]:
+        return f"{folder} has {len(inner)} data sets; name one of them: {few(inner)}"
     suffixes = Counter(
         suffix_of(name) or "without suffix" for names in tree.folders.values() for name in names
     )
     if not suffixes:
         return f"{folder} is empty; expected {EXPECTED}"
     files = ", ".join(f"{number} {suffix}" for suffix, number in suffixes.most_common(4))
-    folders = [name for name in tree.folders if name and "/" not in name]
-    inside = f" in {some(folders)}" if folders else ""
-    archive = next((s for s in suffixes if s in ARCHIVES), None)
+    inside = f" in {few(tops)}" if tops else ""
+    archive = next((suffix for suffix in suffixes if suffix in ARCHIVES), None)
     cure = f"; unpack the {archive} file first" if archive else ""
     return (
         f"{folder} is no data set that is understood ({files}{inside}){cure}; expected {EXPECTED}"

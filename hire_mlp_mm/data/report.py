@@ -1,13 +1,14 @@
-"""Hold what a check of a data set's files has found."""
+"""Hold what a check of a data set's files has found, and write counts and lists for its lines."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from ..errors import DataError
+from ..errors import DataError, short
 
 MOST = 50  # faults that are worth listing
 
@@ -19,10 +20,10 @@ class Report:
     Attributes:
         source: the file or the folder, with which every line begins.
         faults: what must not be trained or tested, a line each; the line names the record.
-        skipped: how many records are left out, by what and why, such as
+        skipped: how many records are left out, by what and why, in the plural, such as
             `boxes of zero area or thinner than a pixel`.
-        odd: how many records are kept though they look wrong, by what and why, such as
-            `boxes reach beyond their image`.
+        odd: how many records are kept though they look wrong, likewise, such as
+            `boxes beyond the edge of their image`.
         notes: what a person should know, though nothing is lost, a line each.
         images: how many there are.
         empty: how many of them have nothing to learn from, such as no box.
@@ -47,17 +48,53 @@ class Report:
         """Raise DataError with the first fault, if there is one."""
         if self.faults:
             others = len(self.faults) - 1
-            more = f" (and {others} more such lines: hire-mlp data --check)" if others else ""
-            raise DataError(f"{self.source}{self.faults[0]}{more}")
+            more = f" (and {count(others, 'more such lines')}: hire-mlp data --check)"
+            raise DataError(f"{self.source}{self.faults[0]}{more if others else ''}")
 
     def losses(self) -> str:
         """Count what is left out or looks wrong, by reason, for the end of a line of the log."""
-        skipped = [f"skipped {count} {what}" for what, count in self.skipped.items() if count]
-        odd = [f"{count} {what}" for what, count in self.odd.items() if count]
-        return "".join(f"; {part}" for part in [*skipped, *odd])
+        found = [("skipped ", self.skipped), ("", self.odd)]
+        return "".join(
+            f"; {before}{count(number, what)}"
+            for before, counts in found
+            for what, number in counts.items()
+            if number
+        )
 
 
-def few(names: Iterable[str]) -> str:
-    """Join the first five of some names."""
+def few(names: Iterable[object], most: int = 5) -> str:
+    """Join the first few of some names, each cut to a line's length."""
+    texts = [short(str(name)) for name in names]
+    return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "")
+
+
+def count(number: int, what: str) -> str:
+    """Say how many there are of something: `count(1, "boxes of zero area")` is 1 box of zero area.
+
+    Args:
+        number: how many there are.
+        what: the thing in the plural; its first word that ends in s is the noun.
+    """
+    if number == 1:
+        what = re.sub(r"(box|class)es\b|(\w)s\b", r"\1\2", what, count=1)
+    return f"{number} {what}"
+
+
+def without(per_class: Mapping[str, int], what: str) -> Iterator[str]:
+    """Yield a line that names the classes of which there is nothing, if there are any."""
+    if empty := [name for name, number in per_class.items() if not number]:
+        classes = f"class {empty[0]} has" if len(empty) == 1 else f"classes {few(empty)} have"
+        number = f" ({len(empty)} of {len(per_class)} classes)" if empty[5:] else ""
+        yield f": {classes} no {what}{number}"
+
+
+def listed(names: Iterable[object], what: str, before: str = "passed over: ") -> list[str]:
+    """Return a line that counts some names and lists the first; none where there are no names.
+
+    Args:
+        names: such as `["a.jpg"]`.
+        what: they are, in the plural, such as `images without mask`.
+        before: with what the line begins.
+    """
     names = list(names)
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return [f"{before}{count(len(names), what)}: {few(names)}"] if names else []

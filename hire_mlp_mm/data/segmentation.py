@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import bisect
-import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from ..errors import UserError
 from .labelling import understand
-from .layout import SPLITS, Hints, Layout, Split
+from .layout import Hints, Layout, Split
+from .listing import files_under
 from .mask_files import scan_masks
-from .splits import ALL, Part, complete, note_overlap
+from .report import count, few, listed
+from .splits import ALL, Part, complete, note_overlap, ordered, read_lists
 from .tree import (
-    IMAGE_WORDS,
     IMAGES,
-    MASK_WORDS,
+    WORDS_OF_SPLITS,
     Tree,
     belongs,
-    count,
     join,
-    plain_part,
-    read_lines,
-    some,
+    parent,
+    relative,
+    role_of,
     split_of,
+    split_of_folder,
+    stem_of,
     suffix_of,
+    words_of,
 )
 
 KIND = "images and masks"
@@ -65,83 +66,81 @@ class Suffixes:
     image: str
     mask: str
 
+    def mask_of(self, name: str) -> str:
+        """Return the name of an image's mask."""
+        return name.removesuffix(self.image) + self.mask
+
+
+# Folders -----------------------------------------------------------------------------------------
+
 
 def find(tree: Tree) -> dict[str, Pairs]:
     """Find the folders of images and of masks of each split; none where there are no masks."""
-    found = dict(pair_folders(tree))
-    return found or dict(pair_in_folders(tree))
+    return pair_folders(tree) or pair_in_folders(tree)
 
 
-def pair_folders(tree: Tree) -> Iterator[tuple[str, Pairs]]:
-    """Yield the folders of masks that have a folder of images, by split."""
+def pair_folders(tree: Tree) -> dict[str, Pairs]:
+    """Pair the folders of masks that have a folder of images, by split."""
     images: dict[str, list[str]] = {}
     masks: dict[str, list[str]] = {}
     for folder, names in tree.folders.items():
         if belongs(folder) and any(suffix_of(name) in PICTURES for name in names):
-            key, is_mask = key_of(folder)
-            (masks if is_mask else images).setdefault(key, []).append(folder)
-    grouped: dict[str, Pairs] = {}
+            (masks if is_of_masks(folder) else images).setdefault(key_of(folder), []).append(folder)
+    found: dict[str, Pairs] = {}
     for key in [key for key in masks if key in images]:
-        split = next(filter(None, map(split_of, key.split("/"))), None) or ALL
         image, mask = (max(of[key], key=lambda f: len(tree.folders[f])) for of in (images, masks))
-        tops = top_of(image, is_mask=False), top_of(mask, is_mask=True)
-        pairs = grouped.setdefault(split, Pairs(*tops))
+        tops = top_of(image, "images"), top_of(mask, "masks")
+        pairs = found.setdefault(split_of_folder(key) or ALL, Pairs(*tops))
         pairs.others += [folder for folder in masks[key] if folder != mask]
-        if (pairs.images, pairs.masks) == tops:
-            add_names(tree, pairs, image, mask)
-        else:
+        if (pairs.images, pairs.masks) != tops:
             pairs.others.append(mask)
-    yield from grouped.items()
+            continue
+        for names, folder, top, suffixes in (
+            (pairs.names, image, pairs.images, IMAGES),
+            (pairs.mask_names, mask, pairs.masks, PICTURES),
+        ):
+            files = [join(folder, n) for n in tree.folders[folder] if suffix_of(n) in suffixes]
+            names += relative(files, top)
+    return found
 
 
-def key_of(folder: str) -> tuple[str, bool]:
-    """Return what a folder of images and that of its masks share, and whether it has masks."""
+def is_of_masks(folder: str) -> bool:
+    """Tell whether a part of a folder's name says that masks are in it."""
+    return "masks" in map(role_of, folder.split("/"))
+
+
+def key_of(folder: str) -> str:
+    """Return what a folder of images and that of its masks share: all but the words for them."""
+    splits = frozenset().union(*WORDS_OF_SPLITS.values())
     parts = []
-    is_mask = False
     for part in folder.split("/"):
-        plain = plain_part(part)
-        if part.lower() in MASK_WORDS or plain != part:
-            is_mask = True
-        if part.lower() not in MASK_WORDS | IMAGE_WORDS:
-            parts.append(plain)
-    return "/".join(parts), is_mask
+        words = [w for w in words_of(part) if w in splits] if role_of(part) else [part.lower()]
+        parts.append("_".join(words))
+    return "/".join(filter(None, parts))
 
 
-def top_of(folder: str, is_mask: bool) -> str:
+def top_of(folder: str, role: str) -> str:
     """Return the part of a folder's name up to its split and its word for images or masks."""
     parts = folder.split("/")
-    words = MASK_WORDS if is_mask else IMAGE_WORDS
-    telling = [
-        i for i, part in enumerate(parts) if part.lower() in words or split_of(plain_part(part))
-    ]
-    return "/".join(parts[: telling[-1] + 1]) if telling else ""
+    telling = [i for i, part in enumerate(parts, 1) if role_of(part) == role or split_of(part)]
+    return "/".join(parts[: max(telling, default=0)])
 
 
-def add_names(tree: Tree, pairs: Pairs, image: str, mask: str) -> None:
-    """Add the files of a folder of images and of a folder of masks."""
-    inside = image[len(pairs.images) :].strip("/")
-    names = [name for name in tree.folders[image] if suffix_of(name) in IMAGES]
-    pairs.names += [join(inside, name) for name in names]
-    inside = mask[len(pairs.masks) :].strip("/")
-    pairs.mask_names += [join(inside, n) for n in tree.folders[mask] if suffix_of(n) in PICTURES]
-
-
-def pair_in_folders(tree: Tree) -> Iterator[tuple[str, Pairs]]:
-    """Yield the folders in which images and masks lie together, such as x.jpg and x_mask.png."""
+def pair_in_folders(tree: Tree) -> dict[str, Pairs]:
+    """Find the folders in which images and masks lie together, such as x.jpg and x_mask.png."""
+    found = {}
     for folder, files in tree.folders.items():
         names = [name for name in files if suffix_of(name) in IMAGES]
-        stems = {os.path.splitext(name)[0] for name in names}
-        masks = [name for name in names if is_beside(name, stems)]
+        stems = set(map(stem_of, names))
+        ends = {stem + end for stem in stems for end in BESIDE}
+        masks = [name for name in names if stem_of(name) in ends]
         if masks and belongs(folder):
-            split = next(filter(None, map(split_of, folder.split("/"))), None) or ALL
             images = [name for name in names if name not in set(masks)]
-            yield split, Pairs(folder, folder, images, masks)
+            found[split_of_folder(folder) or ALL] = Pairs(folder, folder, images, masks)
+    return found
 
 
-def is_beside(name: str, stems: set[str]) -> bool:
-    """Say whether a file is the mask of an image whose stem is among some."""
-    stem = os.path.splitext(name)[0]
-    return any(stem.endswith(end) and stem[: -len(end)] in stems for end in BESIDE)
+# Description -------------------------------------------------------------------------------------
 
 
 def read(tree: Tree, found: dict[str, Pairs], hints: Hints) -> Layout:
@@ -150,42 +149,71 @@ def read(tree: Tree, found: dict[str, Pairs], hints: Hints) -> Layout:
     Raises:
         UserError: if masks are not called as their images, have values of no class, or the classes
             have no names; or if there is no split to validate with.
-        DataError: if a mask cannot be read.
+        DataError: if a mask cannot be read, or a list names what is not there.
     """
     notes: list[str] = []
-    found = {split: found[split] for split in (*SPLITS, ALL) if split in found}
+    found = ordered(found)
     suffixes = suffixes_of(tree, found)
-    mine = {split: matched(pairs, suffixes, split, notes) for split, pairs in found.items()}
-    listed = split_by_lists(tree, mine, suffixes, notes)
-    parts = complete(tree.root, listed or mine, hints, notes)
-    if listed:
+    names = {split: matched(pairs, suffixes, split, notes) for split, pairs in found.items()}
+    taken = {join(pairs.images, name) for pairs in found.values() for name in pairs.names}
+    taken |= {join(pairs.masks, name) for pairs in found.values() for name in pairs.mask_names}
+    rest = [i for i in tree.images() if i not in taken and not is_of_masks(parent(i))]
+    notes += listed(rest, "images in folders without masks")
+    lists = {}
+    if list(names) == [ALL]:
+        image_of = {stem_of(name): name for name in names[ALL]}
+        lists = read_lists(tree, LISTS, image_of, "mask", notes)
+    parts = complete(tree, lists or names, hints, notes)
+    if lists:
         note_overlap(parts, notes)
-    sources = {split: found[ALL if listed else part.source] for split, part in parts.items()}
-    masks = [
-        join(sources[split].masks, name.removesuffix(suffixes.image) + suffixes.mask)
+    pairs_of = {split: found[ALL if lists else part.source] for split, part in parts.items()}
+    masks = dict.fromkeys(
+        join(pairs_of[split].masks, suffixes.mask_of(name))
         for split, part in parts.items()
         for name in part.names
-    ]
-    scan = scan_masks(tree.root, list(dict.fromkeys(masks)))
-    meaning = understand(tree, scan, hints, notes)
-    splits = {
-        split: describe_split(tree, sources[split], part, suffixes, bool(listed))
-        for split, part in parts.items()
-    }
+    )
+    meaning = understand(tree, scan_masks(tree.root, list(masks)), hints, notes)
     return Layout(
         "segmentation",
         KIND,
         tree.root,
-        meaning.classes,
-        splits,
-        palette=meaning.palette,
-        reduce_zero_label=meaning.reduce_zero_label,
-        ignore_index=meaning.ignore_index,
+        splits={s: describe_split(tree, pairs_of[s], part, suffixes) for s, part in parts.items()},
         image_suffix=suffixes.image,
         mask_suffix=suffixes.mask,
-        mask_table=meaning.table,
         notes=notes,
+        **asdict(meaning),
     )
+
+
+def matched(pairs: Pairs, suffixes: Suffixes, split: str, notes: list[str]) -> list[str]:
+    """Return the images of a split that have a mask, and note the files without their like."""
+    masks = set(pairs.mask_names)
+    mine = [name for name in pairs.names if name.endswith(suffixes.image)]
+    names = [name for name in mine if suffixes.mask_of(name) in masks]
+    notes.append(
+        f"{split}: {count(len(names), 'images')} ({pairs.images or '.'}/*{suffixes.image}) with "
+        f"masks ({pairs.masks or '.'}/*{suffixes.mask})"
+    )
+    others = set(pairs.names).difference(mine)
+    lone = set(mine).difference(names)
+    rest = [m for m in masks.difference(map(suffixes.mask_of, mine)) if m.endswith(suffixes.mask)]
+    before = f"passed over for {split}: "
+    notes += listed(pairs.others, "other folders of masks", before)
+    notes += listed(sorted(others), f"images without the suffix {suffixes.image}", before)
+    notes += listed(sorted(lone), "images without mask", before)
+    notes += listed(sorted(rest), "masks without image", before)
+    return names
+
+
+def describe_split(tree: Tree, pairs: Pairs, part: Part, suffixes: Suffixes) -> Split:
+    """Describe a split; its images are named where MMSegmentation would find others, too."""
+    folder = tree.root / pairs.images
+    all_there = sum(path.endswith(suffixes.image) for path in files_under(folder))
+    names = None if all_there == len(part.names) else part.names
+    return Split(folder, tree.root / pairs.masks, names=names)
+
+
+# Names -------------------------------------------------------------------------------------------
 
 
 def suffixes_of(tree: Tree, found: dict[str, Pairs]) -> Suffixes:
@@ -199,15 +227,14 @@ def suffixes_of(tree: Tree, found: dict[str, Pairs]) -> Suffixes:
         masks = sorted(pairs.mask_names)
         for name in pairs.names[:: max(1, len(pairs.names) // SAMPLE)]:
             votes.update(candidates(name, masks))
-    best = max(votes, key=lambda v: (votes[v], -preference(v[1]), -len(v[1]), v), default=None)
-    if best is None:
+    if not votes:
         pairs = next(iter(found.values()))
-        image, mask = (some(names[:1]) for names in (pairs.names, pairs.mask_names))
+        image, mask = (few(names[:1]) for names in (pairs.names, pairs.mask_names))
         raise UserError(
             f"{tree.root}: no mask in {pairs.masks or '.'} (such as {mask}) is called as an image "
             f"in {pairs.images or '.'} (such as {image}); expected the same name, but for its end"
         )
-    return Suffixes(*best)
+    return Suffixes(*max(votes, key=lambda v: (votes[v], -preference(v[1]), -len(v[1]), v)))
 
 
 def preference(mask_suffix: str) -> int:
@@ -223,7 +250,7 @@ def candidates(name: str, masks: list[str]) -> set[tuple[str, str]]:
     at = bisect.bisect_left(masks, name)
     near = [mask for mask in masks[max(0, at - 8) : at + 8] if mask.count("/") == name.count("/")]
     stem = os.path.splitext(name)[0]
-    common = {mask: common_start(stem, mask) for mask in near}
+    common = {mask: os.path.commonprefix([stem, mask]) for mask in near}  # noqa: RUF071  letters
     if stem not in common.values():  # they differ in more than a suffix
         common = {mask: start.rstrip("._-") for mask, start in common.items()}
     most = max(map(len, common.values()), default=0)
@@ -233,77 +260,3 @@ def candidates(name: str, masks: list[str]) -> set[tuple[str, str]]:
         for mask, start in common.items()
         if len(start) == most and most >= least and mask[most:].lower().endswith(suffix_of(mask))
     }
-
-
-def common_start(one: str, other: str) -> str:
-    """Return the letters with which two names begin."""
-    same = (a == b for a, b in zip(one, other, strict=False))
-    return one[: sum(itertools.takewhile(bool, same))]
-
-
-def matched(pairs: Pairs, suffixes: Suffixes, split: str, notes: list[str]) -> list[str]:
-    """Return the images of a split that have a mask, and note the files without their like."""
-    masks = set(pairs.mask_names)
-    names: list[str] = []
-    lone: list[str] = []
-    others: Counter[str] = Counter()
-    for name in pairs.names:
-        if not name.endswith(suffixes.image):
-            others[os.path.splitext(name)[1]] += 1
-            continue
-        mask = name.removesuffix(suffixes.image) + suffixes.mask
-        (names if mask in masks else lone).append(name)
-        masks.discard(mask)
-    notes.append(
-        f"{split}: {count(len(names), 'image')} ({pairs.images or '.'}/*{suffixes.image}) with "
-        f"masks ({pairs.masks or '.'}/*{suffixes.mask})"
-    )
-    if pairs.others:
-        notes.append(f"not taken for {split}: masks in {some(pairs.others)}")
-    for suffix, number in others.items():
-        if pairs.images != pairs.masks or suffix not in suffixes.mask:
-            notes.append(
-                f"passed over for {split}: {count(number, 'image')} that end in {suffix}, not in "
-                f"{suffixes.image}"
-            )
-    if lone:
-        notes.append(
-            f"passed over for {split}: {count(len(lone), 'image')} without mask: {some(lone)}"
-        )
-    if rest := [mask for mask in masks if mask.endswith(suffixes.mask)]:
-        notes.append(
-            f"passed over for {split}: {count(len(rest), 'mask')} without image: "
-            f"{some(sorted(rest))}"
-        )
-    return names
-
-
-def split_by_lists(
-    tree: Tree, mine: dict[str, list[str]], suffixes: Suffixes, notes: list[str]
-) -> dict[str, list[str]]:
-    """Split the images by the lists of a Pascal VOC folder; none where it has no lists."""
-    if LISTS not in tree.folders or list(mine) != [ALL]:
-        return {}
-    known = set(mine[ALL])
-    found = {}
-    for split in SPLITS:
-        if f"{split}.txt" in tree.folders[LISTS]:
-            lines = read_lines(tree.root / LISTS / f"{split}.txt")
-            names = [f"{line}{suffixes.image}" for line in dict.fromkeys(lines)]
-            if missing := [name for name in names if name not in known]:
-                raise UserError(
-                    f"{tree.root / LISTS / split}.txt lists {some(missing)}, without image or mask"
-                )
-            found[split] = names
-            notes.append(f"{split}: {LISTS}/{split}.txt ({count(len(names), 'image')})")
-    return found
-
-
-def describe_split(tree: Tree, pairs: Pairs, part: Part, suffixes: Suffixes, listed: bool) -> Split:
-    """Describe a split; its images are named where MMSegmentation would find others, too."""
-    mine = [name for name in pairs.names if name.endswith(suffixes.image)]
-    if pairs.images == pairs.masks:  # a mask may end as an image does
-        mine += [name for name in pairs.mask_names if name.endswith(suffixes.image)]
-    whole = part.whole and not listed and len(mine) == len(part.names)
-    names = None if whole else part.names
-    return Split(tree.root / pairs.images, tree.root / pairs.masks, names=names)

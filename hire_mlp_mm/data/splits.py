@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
-from ..errors import UserError
+from ..errors import DataError, UserError
 from .layout import SPLITS, Hints
-from .tree import count
+from .report import count, few
+from .tree import Tree, read_lines, stem_of
 
 ALL = "all"  # what belongs to no split by its name
+T = TypeVar("T")
 
 
 @dataclass
@@ -29,9 +31,14 @@ class Part:
     whole: bool = True
 
 
+def ordered(found: Mapping[str, T]) -> dict[str, T]:
+    """Put what was found of each split into the order train, val, test, `ALL`."""
+    return {split: found[split] for split in (*SPLITS, ALL) if split in found}
+
+
 def complete(
-    root: Path,
-    found: dict[str, list[str]],
+    tree: Tree,
+    found: Mapping[str, list[str]],
     hints: Hints,
     notes: list[str],
     group: Callable[[str], str] = lambda name: "",
@@ -39,7 +46,7 @@ def complete(
     """Complete the splits that a folder has.
 
     Args:
-        root: the data set's folder, for messages.
+        tree: of the data set, for messages.
         found: names of images by `train`, `val`, `test`, and `ALL` for those of no split.
         hints: says which share of the training images is for validation where there is no split.
         notes: get a line for what was decided.
@@ -54,12 +61,12 @@ def complete(
     parts = {split: Part(split, found[split]) for split in SPLITS if found.get(split)}
     if found.get(ALL):
         if "train" in parts:
-            notes.append(f"passed over: {count(len(found[ALL]), 'image')} of no split")
+            notes.append(f"passed over: {count(len(found[ALL]), 'images')} of no split")
         else:
-            parts = {"train": Part(ALL, found[ALL]), **parts}
+            parts["train"] = Part(ALL, found[ALL])
     if "train" not in parts:
         has = f"only {' and '.join(parts)}" if parts else "no images"
-        raise UserError(f"{root} has {has}; expected a split 'train'")
+        raise UserError(f"{tree.root} has {has}; expected a split 'train'")
     if "val" in parts:
         if hints.val is not None:
             notes.append("--val is not used: the folder has a validation split")
@@ -68,7 +75,7 @@ def complete(
         train, val = share_out(names, hints.val, hints.seed, group)
         parts |= {"train": Part(source, train, False), "val": Part(source, val, False)}
         notes.append(
-            f"validation: {len(val)} of {count(len(names), 'training image')}, drawn with seed "
+            f"validation: {len(val)} of {count(len(names), 'training images')}, drawn with seed "
             f"{hints.seed}"
         )
     elif "test" in parts:
@@ -76,7 +83,8 @@ def complete(
         notes.append("validation: the test split, as the folder has no other (or give --val 0.2)")
     else:
         raise UserError(
-            f"{root} has no validation split: add --val 0.2 to draw a fifth of the training images"
+            f"{tree.root} has no validation split: add --val 0.2 to draw a fifth of the training "
+            "images"
         )
     return {split: parts[split] for split in SPLITS if split in parts}
 
@@ -91,17 +99,16 @@ def share_out(
         and at least one of each group remains.
     """
     groups: dict[str, list[str]] = {}
-    for name in names:
+    for name in sorted(names, key=lambda name: lot(name, seed)):
         groups.setdefault(group(name), []).append(name)
     drawn: set[str] = set()
     for members in groups.values():
-        members = sorted(members, key=lambda name: lot(name, seed))
         drawn.update(members[: min(round(share * len(members)), len(members) - 1)])
     if not drawn:
-        rest = max(groups.values(), key=len)
-        if len(rest) < 2:
-            raise UserError(f"{count(len(names), 'image')} cannot be split for --val")
-        drawn.add(min(rest, key=lambda name: lot(name, seed)))
+        largest = max(groups.values(), key=len)
+        if len(largest) < 2:
+            raise UserError(f"{count(len(names), 'images')} cannot be split for --val")
+        drawn.add(largest[0])
     return [n for n in names if n not in drawn], [n for n in names if n in drawn]
 
 
@@ -110,11 +117,50 @@ def lot(name: str, seed: int) -> str:
     return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
 
 
+def read_lists(
+    tree: Tree, folder: str, image_of: Mapping[str, str], needed: str, notes: list[str]
+) -> dict[str, list[str]]:
+    """Read the lists of images by split, as Pascal VOC has them; none where there are none.
+
+    Args:
+        tree: of the data set.
+        folder: of the lists, such as `ImageSets/Main`; `trainval.txt` counts without `train.txt`.
+        image_of: the image of each name that a list may have.
+        needed: what a list's names need besides an image, for messages.
+        notes: get a line for each list.
+
+    Raises:
+        DataError: if a list names what is not there; a test split may be missing as a whole.
+    """
+    there = tree.folders.get(folder, [])
+    files = {split: f"{split}.txt" for split in SPLITS}
+    files["train"] = "train.txt" if "train.txt" in there else "trainval.txt"
+    found: dict[str, list[str]] = {}
+    for split, file in files.items():
+        if file not in there:
+            continue
+        lines = read_lines(tree.root / folder / file)
+        stems = [stem_of(f"{line}.") for line in dict.fromkeys(lines)]
+        missing = [stem for stem in stems if stem not in image_of]
+        if missing and split == "test" and len(missing) == len(stems):
+            notes.append(f"passed over: {folder}/{file}, whose images or {needed}s are not there")
+        elif missing:
+            raise DataError(
+                f"{tree.root / folder / file} lists {few(missing)}, without an image or {needed} "
+                f"({len(missing)} of {len(stems)})"
+            )
+        else:
+            found[split] = [image_of[stem] for stem in stems]
+            notes.append(f"{split}: {folder}/{file} ({count(len(stems), 'images')})")
+    return found
+
+
 def note_overlap(parts: dict[str, Part], notes: list[str]) -> None:
     """Note the training images that are in another split, too; names are from one folder."""
     train = set(parts["train"].names)
     for split in ("val", "test"):
         if split in parts and (both := len(train.intersection(parts[split].names))):
+            verb = "is" if both == 1 else "are"
             notes.append(
-                f"{count(both, 'image')} of {split} is also in train: figures will be too good"
+                f"{count(both, 'images')} of {split} {verb} also in train: figures will be too good"
             )

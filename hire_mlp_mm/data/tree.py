@@ -11,12 +11,14 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from ..errors import DataError, describe, short
+from ..errors import DataError, describe
 
 IMAGES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 )
-LEFT_BY_PROGRAMS = frozenset(("__MACOSX", "__pycache__", "@eaDir", "Thumbs.db", "desktop.ini"))
+LEFT_BY_PROGRAMS = frozenset(
+    ("__MACOSX", "__pycache__", ".ipynb_checkpoints", "@eaDir", "Thumbs.db", "desktop.ini")
+)
 ORIENTATION = 0x0112  # the EXIF tag
 TURNED = (5, 6, 7, 8)  # its values where height and width change places
 
@@ -25,18 +27,17 @@ WORDS_OF_SPLITS = {
     "val": frozenset(("val", "valid", "validation")),
     "test": frozenset(("test", "testing")),
 }
-# What folders of a data set are called, in lower case.
+# Words in the names of folders, in lower case.
 IMAGE_WORDS = frozenset(
-    ("image", "images", "img", "imgs", "img_dir", "images_dir", "jpegimages", "leftimg8bit",
-     "photos", "rgb", "input", "inputs")
+    ("image", "images", "img", "imgs", "jpegimages", "leftimg8bit", "photos", "rgb", "input",
+     "inputs")
 )  # fmt: skip
 MASK_WORDS = frozenset(
-    ("mask", "masks", "label", "labels", "annotation", "annotations", "ann", "anns", "ann_dir",
-     "gt", "gtfine", "ground_truth", "groundtruth", "segmentation", "segmentations",
-     "segmentationclass", "seg", "segs", "target", "targets", "annot", "mask_dir", "labelids")
+    ("mask", "masks", "label", "labels", "annotation", "annotations", "ann", "anns", "annot", "gt",
+     "gtfine", "truth", "groundtruth", "segmentation", "segmentations", "segmentationclass", "seg",
+     "segs", "target", "targets", "labelids")
 )  # fmt: skip
 OTHER_WORDS = frozenset(("imagesets", "xml", "xmls", "json", "jsons", "coco", "voc", "yolo"))
-ENDINGS = ("_annot", "annot", "_masks", "_mask", "_labels", "_label", "_gt")  # after a split
 
 
 class Tree:
@@ -76,22 +77,32 @@ class Tree:
             else:
                 files.append(entry.name)
 
-    def files(self, *suffixes: str) -> list[str]:
-        """Return the files, relative to `root`, that have one of these suffixes (in lower case)."""
+    def tops(self) -> list[str]:
+        """Return the names of the folders right under `root`."""
+        return [folder for folder in self.folders if folder and "/" not in folder]
+
+    def files(self, suffixes: Iterable[str], inside: str = "") -> list[str]:
+        """Return the files, relative to `root`, that have one of some suffixes (in lower case).
+
+        Args:
+            suffixes: with their dots.
+            inside: the folder in which the files are, at whatever depth.
+        """
+        start = f"{inside}/" if inside else ""
         return [
             join(folder, name)
             for folder, names in self.folders.items()
             for name in names
-            if suffix_of(name) in suffixes
+            if suffix_of(name) in suffixes and f"{folder}/".startswith(start)
         ]
 
-    def images(self) -> list[str]:
-        """Return all images, relative to `root`."""
-        return self.files(*IMAGES)
+    def images(self, inside: str = "") -> list[str]:
+        """Return the images, relative to `root`, in a folder at whatever depth."""
+        return self.files(IMAGES, inside)
 
     def notes(self) -> list[str]:
         """Say what was passed over."""
-        parts = [f"{count} {kind}" for kind, count in sorted(self.passed.items())]
+        parts = [f"{number} {kind}" for kind, number in sorted(self.passed.items())]
         return [f"passed over: {', '.join(parts)}"] if parts else []
 
 
@@ -99,20 +110,21 @@ def left_behind(name: str) -> str | None:
     """Name the kind of a file or folder that is no part of a data set, or return None."""
     if name in LEFT_BY_PROGRAMS:
         return name
-    if name == ".ipynb_checkpoints":
-        return name
     if name.startswith("."):
-        return "hidden files or folders"
+        return "hidden"
     try:
         name.encode()
     except UnicodeEncodeError:
-        return "files or folders whose names are not UTF-8"
+        return "whose names are not UTF-8"
     return None
 
 
+# Names -------------------------------------------------------------------------------------------
+
+
 def join(folder: str, name: str) -> str:
-    """Join two relative names with `/`; the first may be empty."""
-    return f"{folder}/{name}" if folder else name
+    """Join two relative names with `/`; either may be empty."""
+    return "/".join(filter(None, (folder, name)))
 
 
 def parent(name: str) -> str:
@@ -141,14 +153,15 @@ def stem_of(name: str) -> str:
 def common_folder(names: Iterable[str]) -> str:
     """Return the deepest folder that holds all of some relative names."""
     folders = {parent(name) for name in names}
-    if not folders or "" in folders:
-        return ""
-    return os.path.commonpath(folders)
+    return "" if "" in folders else os.path.commonpath(folders or [""])
 
 
 def relative(names: Iterable[str], folder: str) -> list[str]:
     """Return names relative to a folder in which they are."""
-    return [name[len(folder) + 1 :] if folder else name for name in names]
+    return [name.removeprefix(f"{folder}/") for name in names]
+
+
+# What names mean ---------------------------------------------------------------------------------
 
 
 def split_of(text: str) -> str | None:
@@ -163,35 +176,51 @@ def split_of_folder(folder: str) -> str | None:
     return next(filter(None, map(split_of, PurePosixPath(folder).parts)), None)
 
 
-def plain_part(part: str) -> str:
-    """Return a folder's name without an ending that says masks: `train` for `trainannot`."""
-    for ending in ENDINGS:
-        stem = part[: -len(ending)]
-        if part.lower().endswith(ending) and split_of(stem):
-            return stem
-    return part
+def words_of(part: str) -> list[str]:
+    """Return the words in a folder's name, such as `train` and `annot` in `trainannot`."""
+    spaced = re.sub(r"(train|val|test)annot$", r"\1_annot", part.lower())
+    return [word for word in re.split(r"[_\-. ]+", spaced) if word not in ("", "dir", "ground")]
+
+
+def role_of(part: str) -> str | None:
+    """Return what a folder is for by its name, `images` or `masks`; None if it says neither."""
+    words = set(words_of(part)).difference(*WORDS_OF_SPLITS.values())
+    if not words or not words <= IMAGE_WORDS | MASK_WORDS:
+        return None
+    return "masks" if words & MASK_WORDS else "images"
 
 
 def belongs(folder: str) -> bool:
-    """Say whether a folder is part of the data set itself, not of one of several in a folder."""
+    """Tell whether a folder is part of the data set itself, not of one of several in a folder."""
     first = folder.partition("/")[0]
-    known = IMAGE_WORDS | MASK_WORDS | OTHER_WORDS
-    return not first or first.lower() in known or split_of(plain_part(first)) is not None
+    known = role_of(first) or split_of(" ".join(words_of(first))) or first.lower() in OTHER_WORDS
+    return bool(not first or known)
 
 
-def image_size(path: Path) -> tuple[int, int]:
+# Files -------------------------------------------------------------------------------------------
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
     """Return the width and height of an image in pixels, as it is shown: its header is enough.
+
+    Raises:
+        DataError: if the file is no image that can be read.
+    """
+    width, height, orientation = read_header(path)
+    return (height, width) if orientation in TURNED else (width, height)
+
+
+def read_header(path: str | Path) -> tuple[int, int, int]:
+    """Read the width and height of an image as it is stored, and its EXIF orientation (1 to 8).
 
     Raises:
         DataError: if the file is no image that can be read.
     """
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION) in TURNED
+            return *image.size, image.getexif().get(ORIENTATION, 1)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is no image that can be read: {describe(error)}") from error
-    return (height, width) if turned else (width, height)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -205,14 +234,3 @@ def read_lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no UTF-8 text that can be read: {describe(error)}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def count(number: int, what: str) -> str:
-    """Say how many there are of something whose plural ends in s."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def some(names: Iterable[object], most: int = 5) -> str:
-    """Join the first few names for a line."""
-    texts = [short(str(name)) for name in names]
-    return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "")

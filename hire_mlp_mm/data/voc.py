@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, describe, short
 from .coco_content import Box, CocoContent, choose_classes
-from .layout import SPLITS, Hints, Layout, Split
-from .splits import ALL, complete, note_overlap
+from .layout import Hints, Layout, Split
+from .report import count, few, listed
+from .splits import ALL, complete, note_overlap, read_lists
 from .tree import (
     Tree,
     belongs,
     common_folder,
-    count,
     image_size,
     last,
     parent,
-    read_lines,
     relative,
-    some,
     split_of_folder,
     stem_of,
 )
@@ -46,6 +43,11 @@ class VocObject:
     corners: Box
     difficult: bool
 
+    def has_area(self) -> bool:
+        """Tell whether the last corner is right of and below the first."""
+        left, top, right, bottom = self.corners
+        return right > left and bottom > top
+
 
 @dataclass
 class VocFile:
@@ -62,19 +64,19 @@ class VocFile:
     name: str
     file_name: str
     size: tuple[int, int] | None
-    objects: list[VocObject] = field(default_factory=list)
+    objects: list[VocObject]
     image: str = ""
 
 
 def find(tree: Tree) -> list[str]:
     """Find the XML files of a data set; none where the first ones are of another format."""
-    files = [name for name in tree.files(".xml") if belongs(parent(name))]
+    files = [name for name in tree.files((".xml",)) if belongs(parent(name))]
     named = [f for f in files if last(parent(f)).lower() == "annotations"] or files
     return files if any(is_voc(tree.root / name) for name in named[:LOOKED_INTO]) else []
 
 
 def is_voc(path: Path) -> bool:
-    """Say whether the beginning of an XML file is that of an annotation."""
+    """Tell whether the beginning of an XML file is that of an annotation."""
     with path.open("rb") as file:
         return b"<annotation" in file.read(2000)
 
@@ -87,9 +89,8 @@ def read(tree: Tree, found: list[str], hints: Hints) -> Layout:
         UserError: if there is no split to validate with.
     """
     notes: list[str] = []
-    files = [read_xml(tree.root, name) for name in found]
-    by_image = match_images(tree, files, notes)
-    parts = complete(tree.root, find_splits(tree, by_image, notes), hints, notes)
+    by_image = match_images(tree, [read_xml(tree.root, name) for name in found], notes)
+    parts = complete(tree, find_splits(tree, by_image, notes), hints, notes)
     note_overlap(parts, notes)
     files = list(by_image.values())
     names = sorted({obj.name for file in files for obj in file.objects})
@@ -103,7 +104,12 @@ def read(tree: Tree, found: list[str], hints: Hints) -> Layout:
         split: convert(tree, [by_image[name] for name in part.names], categories, first)
         for split, part in parts.items()
     }
+    other_size = [f.name for f in files if f.size and f.size != image_size(tree.root / f.image)]
+    notes += listed(other_size, ".xml files that state another size than their image has", "")
     return Layout("detection", KIND, tree.root, classes, splits, notes=notes)
+
+
+# Files -------------------------------------------------------------------------------------------
 
 
 def read_xml(root: Path, name: str) -> VocFile:
@@ -120,15 +126,18 @@ def read_xml(root: Path, name: str) -> VocFile:
     if top.tag != "annotation":
         raise DataError(f"{path} has the element <{short(top.tag)}>; expected <annotation>")
     objects = [read_object(path, i, obj) for i, obj in enumerate(top.findall("object"), 1)]
-    return VocFile(name, (top.findtext("filename") or "").strip(), size_of(top), objects)
+    return VocFile(name, text_of(top, "filename"), size_of(top), objects)
+
+
+def text_of(element: ET.Element, key: str) -> str:
+    """Return the text of an element in another, "" without it."""
+    return (element.findtext(key) or "").strip()
 
 
 def size_of(top: ET.Element) -> tuple[int, int] | None:
     """Return the width and height that an XML file gives, None where it gives no useful ones."""
     try:
-        width, height = (
-            int(float(top.findtext(f"size/{key}", "0"))) for key in ("width", "height")
-        )
+        width, height = (int(float(text_of(top, f"size/{key}"))) for key in ("width", "height"))
     except (ValueError, OverflowError):
         return None
     return (width, height) if width > 0 and height > 0 else None
@@ -136,11 +145,10 @@ def size_of(top: ET.Element) -> tuple[int, int] | None:
 
 def read_object(path: Path, number: int, element: ET.Element) -> VocObject:
     """Read an object of an XML file; `number` counts them from 1, for messages."""
-    name = (element.findtext("name") or "").strip()
+    name = text_of(element, "name")
     if not name:
         raise DataError(f"{path}: object {number} has no <name>")
-    box = element.find("bndbox")
-    texts = ["" if box is None else box.findtext(corner, "") for corner in CORNERS]
+    texts = [text_of(element, f"bndbox/{corner}") for corner in CORNERS]
     try:
         left, top, right, bottom = (float(text) for text in texts)
     except ValueError:
@@ -148,11 +156,13 @@ def read_object(path: Path, number: int, element: ET.Element) -> VocObject:
     corners = left, top, right, bottom
     if not all(map(math.isfinite, corners)):
         raise DataError(
-            f"{path}: object {number} has the box {some(map(repr, texts))}; expected numbers for "
+            f"{path}: object {number} has the box {few(map(repr, texts))}; expected numbers for "
             f"{', '.join(CORNERS)}"
         )
-    difficult = (element.findtext("difficult") or "").strip().lower() in ("1", "true")
-    return VocObject(name, corners, difficult)
+    return VocObject(name, corners, text_of(element, "difficult").lower() in ("1", "true"))
+
+
+# Images and splits -------------------------------------------------------------------------------
 
 
 def match_images(tree: Tree, files: list[VocFile], notes: list[str]) -> dict[str, VocFile]:
@@ -175,24 +185,21 @@ def match_images(tree: Tree, files: list[VocFile], notes: list[str]) -> dict[str
             continue
         file.image = min(choice, key=lambda image: distance(image, file.name))
         if stated and stated != stem_of(file.image):
-            renamed.append(f"{file.name} ({short(file.file_name)})")
+            renamed.append(f"{file.name} ({file.file_name})")
         if other := matched.get(file.image):
             raise DataError(f"{tree.root / file.image} has two files: {other.name}, {file.name}")
         matched[file.image] = file
-    if lonely:
-        notes.append(
-            f"passed over: {count(len(lonely), '.xml file')} without image: {some(lonely)}"
-        )
-    if renamed:
-        notes.append(
-            f"{count(len(renamed), '.xml file')} with the name of another image in it; the image "
-            f"of the file's own name is taken: {some(renamed)}"
-        )
-    if bare := [i for many in images.values() for i in many if i not in matched]:
-        notes.append(
-            f"passed over: {count(len(bare), 'image')} without .xml file: {some(sorted(bare))} "
-            "(an .xml file without <object> would say that nothing is there)"
-        )
+    bare = sorted(i for many in images.values() for i in many if i not in matched)
+    notes += [
+        *listed(lonely, ".xml files without image"),
+        *listed(bare, "images without .xml file (one without <object> says that nothing is there)"),
+        *listed(
+            renamed,
+            ".xml files with the name of another image in it; the image of the file's own name is "
+            "taken",
+            "",
+        ),
+    ]
     return dict(sorted(matched.items()))
 
 
@@ -205,48 +212,25 @@ def distance(image: str, file: str) -> tuple[bool, bool, str]:
 
 def find_splits(tree: Tree, by_image: dict[str, VocFile], notes: list[str]) -> dict[str, list[str]]:
     """Find the images of each split, from the lists in ImageSets or from the folders' names."""
-    if lists := read_lists(tree, by_image, notes):
-        return lists
-    found: dict[str, list[str]] = {}
+    image_of = {stem_of(file.name): image for image, file in by_image.items()}
+    found = read_lists(tree, LISTS, image_of, ".xml file", notes)
+    if found:
+        notes += listed(sorted(set(by_image).difference(*found.values())), "images in no list")
+        return found
     for image, file in by_image.items():
         split = split_of_folder(parent(file.name)) or split_of_folder(parent(image)) or ALL
         found.setdefault(split, []).append(image)
     return found
 
 
-def read_lists(tree: Tree, by_image: dict[str, VocFile], notes: list[str]) -> dict[str, list[str]]:
-    """Read the lists of images in ImageSets/Main; none where there are no such lists."""
-    image_of = {stem_of(file.name): image for image, file in by_image.items()}
-    there = tree.folders.get(LISTS, [])
-    lists = ["train.txt" if "train.txt" in there else "trainval.txt", "val.txt", "test.txt"]
-    found: dict[str, list[str]] = {}
-    for split, name in zip(SPLITS, lists, strict=True):
-        if name not in there:
-            continue
-        lines = read_lines(tree.root / LISTS / name)
-        stems = [stem_of(f"{line}.xml") for line in dict.fromkeys(lines)]
-        missing = [stem for stem in stems if stem not in image_of]
-        if missing and split == "test" and len(missing) == len(stems):
-            notes.append(f"passed over: {name}, whose images or .xml files are not there")
-            continue
-        if missing:
-            raise DataError(
-                f"{tree.root / LISTS / name} lists {some(missing)}, without an image or an .xml "
-                f"file ({len(missing)} of {len(stems)})"
-            )
-        found[split] = [image_of[stem] for stem in stems]
-        notes.append(f"{split}: {LISTS}/{name} ({count(len(stems), 'image')})")
-    listed = {image for images in found.values() for image in images}
-    if found and (rest := [image for image in by_image if image not in listed]):
-        notes.append(f"passed over: {count(len(rest), 'image')} in no list: {some(rest)}")
-    return found
+# Objects -----------------------------------------------------------------------------------------
 
 
 def first_corner(files: list[VocFile], notes: list[str]) -> int:
     """Return from which number the corners are counted: 1, or 0 where a corner is at 0."""
     at_zero = sum(0 in obj.corners[:2] for file in files for obj in file.objects)
     notes.append(
-        f"corners are edges, counted from 0: {count(at_zero, 'object')} with a corner at 0"
+        f"corners are edges, counted from 0: {count(at_zero, 'objects')} with a corner at 0"
         if at_zero
         else "corners are pixels, counted from 1: (1, 1, width, height) is the whole image"
     )
@@ -258,21 +242,12 @@ def note_objects(files: list[VocFile], notes: list[str]) -> None:
     difficult = sum(obj.difficult for file in files for obj in file.objects)
     if difficult:
         notes.append(
-            f"{count(difficult, 'object')} marked difficult: neither learnt nor counted as missed, "
-            "as in VOC's own evaluation (iscrowd 1)"
+            f"{count(difficult, 'objects')} marked difficult: neither learnt nor counted as "
+            "missed, as in VOC's own evaluation (iscrowd 1)"
         )
-    flat = Counter(f.name for f in files for o in f.objects if not has_area(o.corners))
-    if flat:
-        notes.append(
-            f"{count(flat.total(), 'object')} without width or height: neither learnt nor counted "
-            f"as missed: {some(flat)}"
-        )
-
-
-def has_area(corners: Box) -> bool:
-    """Say whether the last corner is right of and below the first."""
-    left, top, right, bottom = corners
-    return right > left and bottom > top
+    flat = [file.name for file in files for obj in file.objects if not obj.has_area()]
+    what = "objects without width or height, neither learnt nor counted as missed"
+    notes += listed(flat, what, "")
 
 
 def convert(tree: Tree, files: list[VocFile], categories: list[str], first: int) -> Split:
@@ -284,7 +259,7 @@ def convert(tree: Tree, files: list[VocFile], categories: list[str], first: int)
         for obj in file.objects:
             left, top, right, bottom = obj.corners
             # A last pixel is part of the box; without area, one pixel would be made up.
-            more = first if has_area(obj.corners) else 0
+            more = first if obj.has_area() else 0
             box = (left - first, top - first, right - left + more, bottom - top + more)
             coco.add_object(categories.index(obj.name), box, None, obj.difficult)
     return Split(tree.root / folder, coco=coco.content)

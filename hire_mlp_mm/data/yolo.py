@@ -13,30 +13,33 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataError, UserError, describe, short
-from .class_names import read_names
+from .class_names import FILES, read_names
 from .coco_content import Box, CocoContent, choose_classes
 from .layout import Hints, Layout, Split
+from .report import count, few, listed
 from .splits import ALL, complete, note_overlap
 from .tree import (
     IMAGE_WORDS,
     Tree,
     belongs,
     common_folder,
-    count,
     image_size,
     join,
+    last,
     parent,
     read_lines,
     relative,
-    some,
     split_of,
     split_of_folder,
     stem_of,
 )
 
 KIND = "YOLO txt"
+LOOKED_INTO = 50  # label files, before they are taken for another format
 BEYOND = 0.01  # of the image's side: how far a rounded point may lie outside
-KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}  # of a yaml file
+SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}  # of a yaml file
+YAMLS, TEXTS = (".yaml", ".yml"), (".txt",)
+Rows = dict[str, list["Row"]]  # by the image
 
 
 @dataclass
@@ -52,35 +55,43 @@ class Found:
     """Hold what was found of a YOLO data set.
 
     Attributes:
-        yaml: its yaml file relative to the folder, and the content; None where there is none.
         labels: the label files, relative to the folder.
+        file: its yaml file, relative to the folder; "" where there is none.
+        yaml: the content of that file.
     """
 
-    yaml: tuple[str, dict[str, Any]] | None = None
-    labels: list[str] = field(default_factory=list)
+    labels: list[str]
+    file: str = ""
+    yaml: dict[str, Any] = field(default_factory=dict)
 
 
 def find(tree: Tree) -> Found | None:
-    """Find a yaml file with names and splits, or label files in a folder `labels`."""
+    """Find label files, and the yaml file that names their classes.
+
+    Raises:
+        DataError: if there are label files, and a yaml file that is malformed.
+    """
     images = {stem_of(name) for name in tree.images()}
-    texts = [name for name in tree.files(".txt") if belongs(parent(name))]
-    labels = [name for name in texts if stem_of(name) in images]
-    for name in (name for name in tree.files(".yaml", ".yml") if belongs(parent(name))):
+    texts = [n for n in tree.files(TEXTS) if belongs(parent(n)) and last(n).lower() not in FILES]
+    labels = [n for n in texts if stem_of(n) in images or "labels" in parent(n).split("/")]
+    for name in (name for name in tree.files(YAMLS) if belongs(parent(name))):
         try:
             content = read_yaml(tree.root / name)
         except DataError:
             if labels:
                 raise
             continue  # another program's
-        if isinstance(content, dict) and "names" in content and KEYS.keys() & content.keys():
-            return Found((name, content), labels)
-    in_folder = [name for name in labels if "labels" in PurePosixPath(parent(name)).parts]
-    named = in_folder or (labels if read_names(tree.root, tree) else [])
-    return Found(None, labels) if any(is_labels(tree.root / name) for name in named[:50]) else None
+        is_mine = isinstance(content, dict) and "names" in content
+        if is_mine and (labels or not SPLIT_KEYS.keys().isdisjoint(content)):
+            return Found(labels, name, content)
+    in_folder = [name for name in labels if "labels" in parent(name).split("/")]
+    named = in_folder or (labels if read_names(tree) else [])
+    is_yolo = any(is_labels(tree.root / name) for name in named[:LOOKED_INTO])
+    return Found(labels) if is_yolo else None
 
 
 def is_labels(path: Path) -> bool:
-    """Say whether the first line of a text file is an object of YOLO's."""
+    """Tell whether the first line of a text file is an object of YOLO's."""
     try:
         words = read_lines(path)[0].split()
         return len(words) >= 5 and all(math.isfinite(float(word)) for word in words)
@@ -110,18 +121,17 @@ def read(tree: Tree, found: Found, hints: Hints) -> Layout:
         UserError: if the classes have no names, or there is no split to validate with.
     """
     notes: list[str] = []
-    names = find_images(tree, found, notes)
-    parts = complete(tree.root, names, hints, notes)
+    parts = complete(tree, find_images(tree, found, notes), hints, notes)
     note_overlap(parts, notes)
-    labels = match_labels(tree, found.labels)
-    images = list(dict.fromkeys(name for part in parts.values() for name in part.names))
-    rows = {i: read_rows(tree.root, labels[i], found) if i in labels else [] for i in images}
-    note_labels(labels, rows, notes)
-    categories, source = names_of_classes(tree, found, hints, rows, labels)
-    check_labels(tree.root, labels, rows, categories, source)
+    label_of = match_labels(tree, found.labels)
+    images = dict.fromkeys(name for part in parts.values() for name in part.names)
+    rows = {i: read_rows(tree, label_of[i], found) if i in label_of else [] for i in images}
+    note_labels(found, label_of, rows, notes)
+    categories, source = names_of_classes(tree, found, hints, rows)
+    check_labels(tree, label_of, rows, categories, source)
     classes = choose_classes(categories, hints, notes, source)
     splits = {split: convert(tree, part.names, rows, categories) for split, part in parts.items()}
-    objects = [row for image in images for row in rows[image]]
+    objects = [row for many in rows.values() for row in many]
     polygons = sum(len(row.numbers) > 4 for row in objects)
     if 0 < polygons < len(objects):
         notes.append(f"{polygons} of {len(objects)} objects are polygons, the others boxes alone")
@@ -134,28 +144,15 @@ def read(tree: Tree, found: Found, hints: Hints) -> Layout:
 
 def find_images(tree: Tree, found: Found, notes: list[str]) -> dict[str, list[str]]:
     """Find the images of each split, by the yaml file or by the folders' names."""
-    if found.yaml:
-        return images_of_yaml(tree, *found.yaml, notes)
     images: dict[str, list[str]] = {}
-    for name in tree.images():
-        images.setdefault(split_of_folder(parent(name)) or ALL, []).append(name)
-    return images
-
-
-def images_of_yaml(
-    tree: Tree, name: str, content: dict[str, Any], notes: list[str]
-) -> dict[str, list[str]]:
-    """Find the images of each split that a yaml file names."""
-    everything = tree.images()
-    images: dict[str, list[str]] = {}
-    for key, split in KEYS.items():
-        values = content.get(key)
+    for key, split in SPLIT_KEYS.items():
+        values = found.yaml.get(key)
         if not values or split in images:
             continue
         said = values if isinstance(values, list) else [values]
-        places = [find_place(tree, name, content.get("path"), value) for value in said]
+        places = [find_place(tree, found, value) for value in said]
         if None in places:
-            line = f"{key!r} of {name} names {some(said)}, which is not in the folder"
+            line = f"{key!r} of {found.file} names {few(said)}, which is not in the folder"
             if split != "test":
                 raise DataError(
                     f"{tree.root}: {line}; expected a folder or a .txt list of images, relative to "
@@ -163,35 +160,38 @@ def images_of_yaml(
                 )
             notes.append(f"passed over: {line}")
             continue
-        images[split] = list(
-            dict.fromkeys(i for place in places for i in images_at(tree, place or "", everything))
-        )
+        names = (name for place in places for name in images_at(tree, place or ""))
+        images[split] = list(dict.fromkeys(names))
         what = ", ".join(place or "." for place in places)
-        notes.append(f"{split}: {what} ({count(len(images[split]), 'image')}), as {name} says")
         if not images[split]:
-            raise DataError(f"{tree.root / name}: no image in {what}, which {key!r} names")
+            raise DataError(f"{tree.root / found.file}: no image in {what}, which {key!r} names")
+        number = count(len(images[split]), "images")
+        notes.append(f"{split}: {what} ({number}), as {found.file} says")
+    if not images:
+        for name in tree.images():
+            images.setdefault(split_of_folder(parent(name)) or ALL, []).append(name)
     return images
 
 
-def find_place(tree: Tree, name: str, path: Any, value: Any) -> str | None:
+def find_place(tree: Tree, found: Found, value: Any) -> str | None:
     """Find the folder or the list of images that a value of a yaml file names, None without it.
 
     The yaml file may have been written on another machine or for another place: the end of what it
     says decides, as far as it is in the folder.
     """
-    base, lists = parent(name), tree.files(".txt")
-    whole = str(PurePosixPath(str(path or "").replace("\\", "/"), str(value).replace("\\", "/")))
-    for said in (whole, str(value).replace("\\", "/")):
-        for place in (join(base, end) if end else base for end in ends_of(said)):
-            if place in tree.folders or place in lists:
-                return place
+    value = str(value).replace("\\", "/")
+    path = str(found.yaml.get("path") or "").replace("\\", "/")
+    for end in [*ends_of(f"{path}/{value}"), *ends_of(value)]:
+        place = join(parent(found.file), end)
+        if place in tree.folders or last(place) in tree.folders.get(parent(place), ()):
+            return place
     return None
 
 
 def ends_of(path: str) -> list[str]:
     """Return the ends of a path, the longest first, that keep its words for splits and images."""
     parts = [part for part in PurePosixPath(path).parts if part not in ("/", ".", "..")]
-    ends = [""] if not parts else []
+    ends = [] if parts else [""]
     for start, part in enumerate(parts):
         ends.append("/".join(parts[start:]))
         if split_of(part) or part.lower() in IMAGE_WORDS:
@@ -199,13 +199,12 @@ def ends_of(path: str) -> list[str]:
     return ends
 
 
-def images_at(tree: Tree, place: str, everything: list[str]) -> Iterator[str]:
+def images_at(tree: Tree, place: str) -> Iterator[str]:
     """Yield the images in a folder, or those that a .txt list names."""
     if place in tree.folders:
-        start = f"{place}/" if place else ""
-        yield from (name for name in everything if name.startswith(start))
+        yield from tree.images(place)
         return
-    known = set(everything)
+    known = set(tree.images())
     for line in read_lines(tree.root / place):
         ends = ends_of(line.replace("\\", "/"))
         image = next((e for e in [join(parent(place), e) for e in ends] + ends if e in known), None)
@@ -218,61 +217,34 @@ def images_at(tree: Tree, place: str, everything: list[str]) -> Iterator[str]:
 
 
 def match_labels(tree: Tree, labels: list[str]) -> dict[str, str]:
-    """Match images with label files: beside the image, or in `labels` instead of `images`."""
+    """Match images with label files: in `labels` instead of `images`, or beside the image."""
     known = {(parent(name), stem_of(name)): name for name in labels}
-    matched = {}
+    matched: dict[str, str] = {}
     for image in tree.images():
-        parts = parent(image).split("/")
-        folders = [parent(image)]
-        if "images" in parts:
-            at = len(parts) - 1 - parts[::-1].index("images")
-            folders.insert(0, "/".join([*parts[:at], "labels", *parts[at + 1 :]]))
-        for folder in folders:
+        before, images, after = f"/{parent(image)}/".rpartition("/images/")
+        elsewhere = f"{before}/labels/{after}".strip("/") if images else parent(image)
+        for folder in (elsewhere, parent(image)):
             if label := known.get((folder, stem_of(image))):
-                matched[image] = label
-                break
+                matched.setdefault(image, label)
     return matched
 
 
-def note_labels(labels: dict[str, str], rows: dict[str, list[Row]], notes: list[str]) -> None:
-    """Note images without objects; there has to be an object.
-
-    Raises:
-        DataError: if no image of the splits has one.
-    """
-    without = [image for image in rows if image not in labels]
-    empty = [labels[image] for image in rows if image in labels and not rows[image]]
-    if not any(rows.values()):
-        raise DataError(
-            f"none of {count(len(rows), 'image')}, such as {next(iter(rows))}, has a label file "
-            "with objects; expected it beside the image, or in 'labels' instead of 'images'"
-        )
-    if without:
-        notes.append(
-            f"{count(len(without), 'image')} without label file, taken as images without objects: "
-            f"{some(without)}"
-        )
-    if empty:
-        notes.append(f"{count(len(empty), 'empty label file')} (images without objects)")
-
-
-def read_rows(root: Path, name: str, found: Found) -> list[Row]:
+def read_rows(tree: Tree, name: str, found: Found) -> list[Row]:
     """Read a label file.
 
     Raises:
         DataError: if a line is no object; the message has its number.
     """
-    with_points = bool(found.yaml and found.yaml[1].get("kpt_shape"))
     rows = []
-    for number, line in enumerate(read_lines(root / name), 1):
+    for number, line in enumerate(read_lines(tree.root / name), 1):
         try:
             label, *numbers = (float(word) for word in line.split())
         except ValueError:
             label, numbers = math.nan, []
-        if with_points:
+        if found.yaml.get("kpt_shape"):
             numbers = numbers[:4]  # a box, then key points
         if fault := fault_of(label, numbers):
-            raise DataError(f"{root / name}, line {number} ({short(line, 40)}): {fault}")
+            raise DataError(f"{tree.root / name}, line {number} ({short(line, 40)}): {fault}")
         rows.append(Row(int(label), numbers))
     return rows
 
@@ -282,70 +254,102 @@ def fault_of(label: float, numbers: list[float]) -> str | None:
     if not (math.isfinite(label) and label >= 0 and label == int(label)):
         return "expected the number of a class, from 0, then a box or a polygon"
     if len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2):
-        return f"{count(len(numbers), 'number')} after the class; expected 4 of a box, or pairs"
+        return f"{count(len(numbers), 'numbers')} after the class; expected 4 of a box, or pairs"
     if not all(-BEYOND <= number <= 1 + BEYOND for number in numbers):
         return "expected shares of the image's width and height, from 0 to 1"
     return None
 
 
-def names_of_classes(
-    tree: Tree, found: Found, hints: Hints, rows: dict[str, list[Row]], labels: dict[str, str]
-) -> tuple[list[str], str]:
-    """Return the names of all classes by their number, and what they are from."""
+def note_labels(found: Found, label_of: dict[str, str], rows: Rows, notes: list[str]) -> None:
+    """Note images without objects, and labels without image; there has to be an object.
+
+    Raises:
+        DataError: if no image of the splits has one.
+    """
+    if not any(rows.values()):
+        raise DataError(
+            f"none of {count(len(rows), 'images')}, such as {next(iter(rows))}, has a label file "
+            "with objects; expected it beside the image, or in 'labels' instead of 'images'"
+        )
+    without = [image for image in rows if image not in label_of]
+    notes += listed(without, "images without label file, taken as images without objects", "")
+    if empty := sum(image in label_of and not rows[image] for image in rows):
+        notes.append(f"{count(empty, 'empty label files')} (images without objects)")
+    lonely = sorted(set(found.labels).difference(label_of.values()))
+    notes += listed(lonely, "label files without image")
+    if found.yaml.get("kpt_shape"):
+        notes.append("key points are left out: the boxes before them are taken")
+
+
+# Classes -----------------------------------------------------------------------------------------
+
+
+def names_of_classes(tree: Tree, found: Found, hints: Hints, rows: Rows) -> tuple[list[str], str]:
+    """Return the names of all classes by their number, and what they are from.
+
+    Raises:
+        DataError: if a file has something else than a name for each number from 0.
+        UserError: if there are no names.
+    """
     if found.yaml:
-        return names_of_yaml(tree.root, *found.yaml), found.yaml[0]
-    if read := read_names(tree.root, tree):
-        return read.names, read.file
+        return names_of_yaml(tree.root / found.file, found.yaml), found.file
+    if table := read_names(tree):
+        numbers = table.numbers or range(len(table.names))
+        pairs = dict(zip(numbers, table.names, strict=True))
+        return in_order(pairs, tree.root / table.file), table.file
     if hints.classes:
         return hints.classes, "--classes"
-    numbers = sorted({row.label for many in rows.values() for row in many})
+    used = sorted({row.label for many in rows.values() for row in many})
     raise UserError(
-        f"{tree.root} numbers its classes ({some(numbers, 20)}) and has no names for them: give "
+        f"{tree.root} numbers its classes ({few(used, 20)}) and has no names for them: give "
         "--classes, or write classes.txt with a name a line"
     )
 
 
-def names_of_yaml(root: Path, name: str, content: dict[str, Any]) -> list[str]:
+def names_of_yaml(path: Path, content: dict[str, Any]) -> list[str]:
     """Return the names of a yaml file in their order: a list, or a mapping from numbers."""
     names = content["names"]
-    if isinstance(names, dict):
-        if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-            raise DataError(
-                f"{root / name}: 'names' has the numbers {some(names)}; expected 0 to "
-                f"{len(names) - 1}"
-            )
-        names = [names[key] for key in sorted(names, key=int)]
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{root / name}: expected 'names' to be a list or a mapping from numbers")
-    for number, text in enumerate(names):
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise DataError(f"{path}: expected 'names' to be a list or a mapping from numbers")
+    for number, text in names.items():
         if not isinstance(text, str | int | float) or isinstance(text, bool):
-            raise DataError(f"{root / name}: name {number} is {text!r} in yaml; put it into quotes")
+            raise DataError(f"{path}: name {number} is {text!r} in yaml; put it into quotes")
     total = content.get("nc", len(names))
     if total != len(names):
-        raise DataError(f"{root / name}: 'nc' is {total!r}, but 'names' has {len(names)}")
-    return [str(text).strip() for text in names]
+        raise DataError(f"{path}: 'nc' is {total!r}, but 'names' has {len(names)}")
+    return in_order(names, path)
+
+
+def in_order(names: dict[Any, Any], path: Path) -> list[str]:
+    """Return names by their numbers, which have to be all from 0."""
+    by_number = {str(number): str(name).strip() for number, name in names.items()}
+    if missing := [number for number in map(str, range(len(names))) if number not in by_number]:
+        raise DataError(
+            f"{path}: the names have the numbers {few(names)}, without {few(missing)}; expected 0 "
+            f"to {len(names) - 1}"
+        )
+    return [by_number[str(number)] for number in range(len(names))]
 
 
 def check_labels(
-    root: Path,
-    labels: dict[str, str],
-    rows: dict[str, list[Row]],
-    categories: list[str],
-    source: str,
+    tree: Tree, label_of: dict[str, str], rows: Rows, categories: list[str], source: str
 ) -> None:
     """Raise DataError at the first object whose class has no name."""
     for image, many in rows.items():
         for number, row in enumerate(many, 1):
             if row.label >= len(categories):
                 raise DataError(
-                    f"{root / labels[image]}, object {number}: class {row.label}, but {source} "
-                    f"has the names 0 to {len(categories) - 1} ({some(categories)})"
+                    f"{tree.root / label_of[image]}, object {number}: class {row.label}, but "
+                    f"{source} has the names 0 to {len(categories) - 1} ({few(categories)})"
                 )
 
 
-def convert(
-    tree: Tree, names: list[str], rows: dict[str, list[Row]], categories: list[str]
-) -> Split:
+# Conversion --------------------------------------------------------------------------------------
+
+
+def convert(tree: Tree, names: list[str], rows: Rows, categories: list[str]) -> Split:
     """Convert the label files of a split."""
     folder = common_folder(names)
     coco = CocoContent(categories)

@@ -47,12 +47,12 @@ def run_backbone(cfg: Config, **options: Any) -> None:
 
 def draw_predictions(cfg: Config, folder: str) -> None:
     """Have every prediction of a test drawn beside its ground truth into a new folder."""
-    from ..prediction.pictures import DEFAULTS
+    from ..data.palette import VISUALIZER_OF
 
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise UserError(f"--show-dir {folder} has files already; name a new folder")
     if not cfg.get("visualizer"):
-        cfg.visualizer = ConfigDict(type=DEFAULTS[cfg.default_scope])
+        cfg.visualizer = ConfigDict(type=VISUALIZER_OF[cfg.default_scope])
     given = (cfg.get("default_hooks") or {}).get("visualization") or {}
     kept = {key: given[key] for key in ("score_thr", "backend_args") if key in given}
     hook = ConfigDict(type=f"{SCOPE}.PicturesHook", folder=os.path.abspath(folder), **kept)

@@ -11,6 +11,7 @@ import numpy as np
 from mmengine.fileio import get
 from mmengine.hooks import Hook
 
+from ..data.palette import palette_for
 from ..registry import HOOKS
 
 LEAST_SIDE = 224  # of a classifier's picture: smaller images have no room for text
@@ -37,8 +38,6 @@ class PicturesHook(Hook):
         self.drawn = 0
 
     def before_test(self, runner: Any) -> None:
-        from ..prediction.pictures import palette_for
-
         self.root = common_folder(runner.test_dataloader.dataset)
         meta = dict(runner.visualizer.dataset_meta or {})
         # The hosts have no colours for more classes than a palette has, and mmdet lends COCO's 80.

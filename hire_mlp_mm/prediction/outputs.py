@@ -27,9 +27,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..data.palette import Colour
 from ..errors import UserError
 from .inputs import Source, fps_of
-from .pictures import Colour
 from .predictor import Prediction
 
 KEPT = (".jpg", ".jpeg", ".png")  # other pictures become PNG

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import itertools
 import warnings
 from typing import Any
@@ -11,33 +10,11 @@ import cv2
 import numpy as np
 from mmengine.registry import VISUALIZERS
 
-Colour = tuple[int, int, int]  # red, green, blue
+from ..data.palette import VISUALIZER_OF, Colour
 
-DEFAULTS = {
-    "mmdet": "DetLocalVisualizer",
-    "mmseg": "SegLocalVisualizer",
-    "mmpretrain": "UniversalVisualizer",
-}
 LEAST_SIDE = 224  # of a classifier's picture: smaller images have no room for text
 LEAST_NAMED = 0.002  # of the pixels of an image, for a class's name to be written
-GOLDEN = 0.618034  # of the circle of hues, so that classes in a row differ most
 numbers = itertools.count()
-
-
-def colours(count: int) -> list[Colour]:
-    """Make colours for classes without a palette: hues far apart, in turns lighter and darker."""
-    made = []
-    for i in range(count):
-        rgb = colorsys.hsv_to_rgb(i * GOLDEN % 1, (0.85, 0.6)[i % 2], (1.0, 0.75, 0.9)[i % 3])
-        made.append((round(255 * rgb[0]), round(255 * rgb[1]), round(255 * rgb[2])))
-    return made
-
-
-def palette_for(palette: Any, count: int) -> list[Colour]:
-    """Return a palette as a list, or one of our own where it has too few colours or is a word."""
-    if not isinstance(palette, (list, tuple)) or len(palette) < count:
-        return colours(count)
-    return [(int(r), int(g), int(b)) for r, g, b in palette]
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
@@ -63,7 +40,7 @@ class Artist:
     def __init__(self, cfg: Any, classes: list[str], palette: list[Colour]) -> None:
         """Build the visualizer that the config names, or the host's own, without its backends."""
         self.scope: str = cfg.default_scope
-        chosen = dict(cfg.get("visualizer") or dict(type=DEFAULTS[self.scope]))
+        chosen = dict(cfg.get("visualizer") or dict(type=VISUALIZER_OF[self.scope]))
         # mmengine wants a name for each.
         chosen.update(vis_backends=None, save_dir=None, name=f"predict{next(numbers)}")
         if self.scope == "mmseg":

@@ -23,6 +23,7 @@ from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
 from torch import Tensor, nn
 
 from .. import weights
+from ..data.palette import palette_for
 from ..engine import load_config
 from ..engine.backbones import backbones, fuse_model, run_in
 from ..engine.batches import one_line_errors
@@ -34,7 +35,7 @@ from ..fuse import FusedHireMLP
 from ..loading import load_from_hire_mlp
 from .inputs import Report, Shot, Source, find_inputs, read_shots
 from .origin import find_checkpoint, find_config_of
-from .pictures import Artist, as_rgb, palette_for
+from .pictures import Artist, as_rgb
 from .results import Choice, pick, results_of
 
 TASKS = {"mmdet": "detection", "mmseg": "segmentation", "mmpretrain": "classification"}

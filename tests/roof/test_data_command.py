@@ -82,7 +82,7 @@ def test_the_table_counts_images_and_classes(folder, capsys):
     assert ["images", "train", "val"] in rows
     for name in CLASSES:
         assert [name, "4", "2"] in rows
-    assert "train: 1 files .txt" in out
+    assert "train: 1 file .txt" in out
 
 
 def test_nothing_is_overwritten(folder, tmp_path, capsys):

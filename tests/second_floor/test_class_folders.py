@@ -182,8 +182,8 @@ def test_files_that_are_passed_over_are_counted_by_suffix(folder, said):
     extensions = "(not among the data set's `extensions`)"
     assert said == [
         f"{folder}: 7 images of 3 classes; skipped 2 images .avif {extensions}"
-        f"; skipped 1 images .jfif {extensions}; skipped 1 files .txt"
-        "; skipped 1 images outside of the folders",
+        f"; skipped 1 image .jfif {extensions}; skipped 1 file .txt"
+        "; skipped 1 image outside of the folders",
         f"{folder}: 1 image within folders such as .ipynb_checkpoints of a class, read as others",
     ]
     assert len(dataset) == 7

@@ -293,9 +293,9 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "an area that is NaN": (first(area=float("nan")), "annotation 1 has the area NaN"),
     "iscrowd of text": (first(iscrowd="0"), 'annotation 1 has the iscrowd "0"; expected 0 or 1'),
     "iscrowd 2": (first(iscrowd=2), "annotation 1 has the iscrowd 2; expected 0 or 1"),
-    "all are crowds": (every(iscrowd=1), "skipped 12 boxes marked as crowds (iscrowd)"),
+    "all are crowds": (every(iscrowd=1), "skipped 12 boxes marked as crowd (iscrowd)"),
     "all are ignored, or of other images": (
-        every(image_id=99), "skipped 12 boxes of images that the file does not list"
+        every(image_id=99), "skipped 12 boxes of an image that the file does not list"
     ),
     # masks
     "no mask": (without("annotations", "segmentation"), "annotation 1 has no mask, its"),
@@ -478,36 +478,36 @@ def test_what_can_mean_one_thing_only_gives_the_right_figure(change, files):
 
 # What is left out, or looks odd: the change, and what a training and a test say.
 COUNTED: dict[str, tuple[Change, str]] = {
-    "a crowd": (first(iscrowd=1), "skipped 1 boxes marked as crowds (iscrowd)"),
-    "ignored": (first(ignore=1), "skipped 1 boxes marked to be ignored"),
-    "no size": (first(bbox=[5, 5, 0, 0]), "skipped 1 boxes of zero area or thinner than a pixel"),
-    "a thin box": (first(bbox=[5, 5, 0.5, 9]), "skipped 1 boxes of zero area or thinner"),
-    "a size below zero": (first(bbox=[5, 5, -3, 9]), "skipped 1 boxes of negative size"),
-    "no area": (first(area=0), "skipped 1 boxes whose area is given as 0 or less"),
-    "outside": (first(bbox=[70, 5, 9, 9]), "skipped 1 boxes outside their image"),
-    "partly outside": (first(bbox=[50, 5, 40, 9]), "; 1 boxes reach beyond their image"),
-    "of no image": (first(image_id=99), "skipped 1 boxes of images that the file does not list"),
+    "a crowd": (first(iscrowd=1), "skipped 1 box marked as crowd (iscrowd)"),
+    "ignored": (first(ignore=1), "skipped 1 box marked to be ignored"),
+    "no size": (first(bbox=[5, 5, 0, 0]), "skipped 1 box of zero area or thinner than a pixel"),
+    "a thin box": (first(bbox=[5, 5, 0.5, 9]), "skipped 1 box of zero area or thinner"),
+    "a size below zero": (first(bbox=[5, 5, -3, 9]), "skipped 1 box of negative size"),
+    "no area": (first(area=0), "skipped 1 box whose area is given as 0 or less"),
+    "outside": (first(bbox=[70, 5, 9, 9]), "skipped 1 box outside the image"),
+    "partly outside": (first(bbox=[50, 5, 40, 9]), "; 1 box beyond the edge of the image"),
+    "of no image": (first(image_id=99), "skipped 1 box of an image that the file does not list"),
     "of no class": (
-        first(category_id=9), "skipped 1 boxes of categories that are not among the classes (9)"
+        first(category_id=9), "skipped 1 box of categories that are not among the classes (9)"
     ),
-    "a flat polygon": (polygon([2, 2, 9, 2, 20, 2]), "; 1 masks cover no pixel"),
-    "a polygon outside": (polygon([90, 2, 99, 2, 95, 20]), "; 1 masks cover no pixel"),
+    "a flat polygon": (polygon([2, 2, 9, 2, 20, 2]), "; 1 mask without a pixel"),
+    "a polygon outside": (polygon([90, 2, 99, 2, 95, 20]), "; 1 mask without a pixel"),
     "a part of four numbers": (
         polygon([2, 2, 20, 20, 2, 20], [2, 2, 9, 9]),
-        "; 1 parts of masks are no polygons and are left out",
+        "; 1 part of masks that are no polygons (left out)",
     ),
     "run lengths of nothing": (
-        first(segmentation=dict(size=[HEIGHT, WIDTH], counts=WHOLE)), "; 1 masks cover no pixel"
+        first(segmentation=dict(size=[HEIGHT, WIDTH], counts=WHOLE)), "; 1 mask without a pixel"
     ),
 }  # fmt: skip
 # In a training alone: an evaluation would fail at its end, or give another figure.
 LEARNT: dict[str, tuple[Change, str]] = {
     "four numbers": (
         polygon([2, 2, 9, 9]),
-        "skipped 1 boxes whose mask has no polygon of three points or more",
+        "skipped 1 box whose mask has no polygon of three points or more",
     ),
-    "an odd number": (polygon([2, 2, 9, 9, 2, 9, 3]), "skipped 1 boxes whose mask has no polygon"),
-    "an empty part": (polygon([2, 2, 20, 20, 2, 20], []), "; 1 parts of masks are no polygons"),
+    "an odd number": (polygon([2, 2, 9, 9, 2, 9, 3]), "skipped 1 box whose mask has no polygon"),
+    "an empty part": (polygon([2, 2, 20, 20, 2, 20], []), "; 1 part of masks that are no polygons"),
 }
 
 
@@ -534,8 +534,8 @@ def test_what_is_lost_is_counted(case, files, lines):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (first(bbox=[5, 5, 0, 0]), "1 boxes cannot be found (see what was skipped), and are"),
-        (polygon([2, 2, 9, 2, 20, 2]), "1 boxes have a mask without a pixel, and are counted as"),
+        (first(bbox=[5, 5, 0, 0]), "1 box that cannot be found (see what was skipped), counted as missed"),
+        (polygon([2, 2, 9, 2, 20, 2]), "1 box whose mask has no pixel, counted as missed"),
     ],
 )
 def test_an_evaluation_says_what_no_detector_can_find(change, said, files, lines):
@@ -553,7 +553,7 @@ def test_images_that_are_left_out_are_counted(files, lines):
     dataset = files.dataset(filter_cfg=dict(filter_empty_gt=True, min_size=32))
     assert len(dataset) == 1
     assert lines[0].endswith(
-        "1 of 4 images, 3 without boxes; skipped 1 images smaller than 32 pixels"
+        "1 of 4 images, 3 without boxes; skipped 1 image smaller than 32 pixels"
     )
 
 
@@ -578,7 +578,7 @@ def test_run_lengths_that_a_pipeline_leaves_out_are_counted(files, lines):
         dict(type="PackDetInputs", meta_keys=META),
     ]
     dataset = files.dataset(pipeline=steps)
-    assert "skipped 1 boxes whose mask has no polygon" in lines[0]
+    assert "skipped 1 box whose mask has no polygon" in lines[0]
     assert sum(len(sample["data_samples"].gt_instances) for sample in dataset) == 11
 
 
@@ -603,7 +603,7 @@ def test_a_class_without_a_box_is_said(files, lines):
     content["annotations"] = [one for one in content["annotations"] if one["category_id"] != 17]
     files.write(content)
     files.dataset()
-    assert lines[-1].endswith(": no box of 1 classes (flask)")
+    assert lines[-1].endswith(": class flask has no box")
 
 
 def test_classes_that_are_one_text(files):
@@ -734,7 +734,7 @@ def test_whatever_a_file_holds(files, changes, masks):
             patch.setattr(module, "print_log", lambda line, **_: said.append(line))
         with contextlib.suppress(DataError):
             figures = files.figures(masks)
-            counted = re.search(r"skipped|beyond|cover no|are no polygons|missed", " ".join(said))
+            counted = re.search(r"skipped|beyond|without a pixel|are no polygons|missed", " ".join(said))
             assert counted or set(figures) == {1}, figures
         with contextlib.suppress(DataError):
             dataset = files.dataset(masks=masks)

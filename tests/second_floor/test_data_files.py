@@ -112,6 +112,22 @@ def widen_labels(data: Path) -> None:
     Image.fromarray(labels + 256).save(data / MASK)
 
 
+def turn(data: Path) -> None:
+    """Have EXIF turn an image whose annotations are for the image as it is stored."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (48, 64)).save(data / IMAGE, exif=exif)
+
+    def resize(content: dict) -> None:
+        for image in content["images"]:
+            if image["file_name"] == Path(IMAGE).name:
+                image.update(width=48, height=64)
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+
+    change_coco(resize)(data)
+
+
 half = change_bytes(IMAGE, lambda content: content[: len(content) * 9 // 10])
 small = change_image(IMAGE, lambda image: image.resize((32, 32)))
 IMAGE_FAULTS = {
@@ -125,8 +141,12 @@ FAULTS = {
     "no image": ("mmdet", lambda data: (data / IMAGE).unlink(), f"{IMAGE} not found"),
     "image of another size": (
         "mmdet", small,
-        f"{IMAGE}: the image is read as 32 x 32 pixels (rotated as its EXIF says), and its "
-        "annotations are for 64 x 64",
+        f"{IMAGE}: the image is read as 32 x 32 pixels, and its annotations are for 64 x 64; give",
+    ),
+    "image that EXIF turns": (
+        "mmdet", turn,
+        f"{IMAGE}: the image is read as 64 x 48 pixels (turned as its EXIF says), and its "
+        "annotations are for 48 x 64; set LoadImageFromFile(color_type='color_ignore_orientation')",
     ),
     "map of another size": (
         "mmseg", change_image(MASK, lambda image: image.resize((32, 32)), "PNG"),

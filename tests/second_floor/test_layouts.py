@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from hire_mlp_mm.data.layout import Hints, Layout
-from hire_mlp_mm.data.mask_files import write_masks
+from hire_mlp_mm.data.mask_files import decode_by_table, write_masks
 from hire_mlp_mm.data.read import read_layout
+from hire_mlp_mm.data.report import count
 from hire_mlp_mm.errors import UserError
 
 SIZE = (40, 20)  # width, height of every image
@@ -221,8 +222,11 @@ def test_classes_of_a_person_are_taken_in_the_files_order(tmp_path):
         ({"train.json": coco(["x\\a.jpg"])}, "expected /"),
         ({"train.json": coco()}, "add --val 0.2"),
         ({"val.json": coco()}, "only val; expected a split 'train'"),
-        ({"train.json": coco(categories=("cat", "cat")), "val.json": coco()}, "'cat' twice"),
-        ({"train.json": coco(categories=("cat", 3)), "val.json": coco()}, "with the name 3"),
+        (
+            {"train.json": coco(categories=("cat", "cat")), "val.json": coco()},
+            "are all called 'cat'",
+        ),
+        ({"train.json": coco(categories=("cat", 3)), "val.json": coco()}, "has the name 3"),
         ({"train.json": coco(images=[None])}, "entry 1 of 'images' is"),
         ({"train.json": coco(categories=("cat", None))}, "lacks name"),
     ],
@@ -352,6 +356,14 @@ def test_a_missing_size_is_the_images(tmp_path, size):
     assert (image["width"], image["height"]) == SIZE
 
 
+def test_a_size_that_is_not_the_images_is_said(tmp_path):
+    size = "<size><width>20</width><height>40</height></size>"
+    layout = read(tmp_path, voc([thing()], size=size))
+    assert "another size than their image has: Annotations/a.xml" in notes_of(layout)
+    image = layout.splits["train"].coco["images"][0]
+    assert (image["width"], image["height"]) == (20, 40)  # for which the boxes are
+
+
 def test_a_missing_size_is_that_of_the_turned_image(tmp_path):
     files = voc([thing()], size="")
     lay(tmp_path, files)
@@ -373,7 +385,8 @@ def test_odd_voc_files_are_said(tmp_path):
     assert files_of(layout, "train") == ["a.jpg"]  # without objects
     said = notes_of(layout)
     assert "1 .xml file without image: Annotations/lone.xml" in said
-    assert "1 image without .xml file: JPEGImages/bare.jpg" in said
+    assert "1 image without .xml file (one without <object> says that nothing is there): " in said
+    assert "JPEGImages/bare.jpg" in said
     assert "Annotations/a.xml (other.jpg)" in said
     assert "1 .ipynb_checkpoints, 1 __MACOSX" in said
 
@@ -412,7 +425,7 @@ def test_voc_files_are_refused_in_a_line_with_their_name(tmp_path, content, word
 
 def test_a_list_that_names_what_is_not_there(tmp_path):
     line = refused(tmp_path, voc([thing()]) | {"ImageSets/Main/val.txt": "z\ny"})
-    assert "val.txt lists y, without an image or an .xml file (1 of 2)" in line
+    assert "val.txt lists y, without an image or .xml file (1 of 2)" in line
 
 
 def test_images_in_two_lists_are_said(tmp_path):
@@ -463,6 +476,21 @@ YOLO_LAYOUTS = {
     },
     "names in a text file": {
         "classes.txt": "cat\ndog\n",
+        "images/train/a.jpg": IMAGE,
+        "labels/train/a.txt": BOX,
+        "images/val/b.jpg": IMAGE,
+        "labels/val/b.txt": BOX,
+    },
+    "names in a yaml file without splits": {
+        "data.yaml": YAML,
+        "train/images/a.jpg": IMAGE,
+        "train/labels/a.txt": BOX,
+        "train/labels/classes.txt": "cat\ndog\n",
+        "val/images/b.jpg": IMAGE,
+        "val/labels/b.txt": BOX,
+    },
+    "numbers in a text file": {
+        "classes.txt": "1 dog\n0 cat\n",
         "images/train/a.jpg": IMAGE,
         "labels/train/a.txt": BOX,
         "images/val/b.jpg": IMAGE,
@@ -554,7 +582,10 @@ def test_yolo_files_are_refused_in_a_line_with_their_name(tmp_path, labels, word
         ("names: [a, b\ntrain: images", "data.yaml is no yaml"),
         ("names: [a, b]\nnc: 3\ntrain: images\nval: val", "'nc' is 3, but 'names' has 2"),
         ("names: [a, on]\ntrain: images\nval: val", "name 1 is True in yaml; put it into quotes"),
-        ("names: {0: a, 2: b}\ntrain: images\nval: val", "the numbers 0, 2; expected 0 to 1"),
+        (
+            "names: {0: a, 2: b}\ntrain: images\nval: val",
+            "the numbers 0, 2, without 1; expected 0 to 1",
+        ),
         (
             "names: [a, b]\ntrain: photos\nval: val",
             "'train' of data.yaml names photos, which is not in",
@@ -581,6 +612,19 @@ def test_numbers_without_names(tmp_path):
     files = {name.replace("val/labels", "labels/val"): f for name, f in files.items()}
     assert "numbers its classes (1) and has no names for them" in refused(tmp_path, files)
     assert read_layout(tmp_path, Hints(classes=["cat", "dog"])).classes == ["cat", "dog"]
+
+
+def test_key_points_are_left_out_and_said(tmp_path):
+    yaml = YAML + "kpt_shape: [1, 3]\ntrain: images\nval: val/images\n"
+    row = BOX.strip() + " 0.5 0.5 2\n"
+    layout = read(tmp_path, yolo(row, yaml) | {"val/labels/z.txt": row})
+    assert boxes(layout) == [[10, 5, 20, 10]]
+    assert "key points are left out" in notes_of(layout)
+
+
+def test_labels_without_image_are_said(tmp_path):
+    layout = read(tmp_path, yolo(BOX) | {"labels/lone.txt": BOX, "labels/classes.txt": "cat\ndog"})
+    assert "1 label file without image: labels/lone.txt" in notes_of(layout)
 
 
 # Images and masks --------------------------------------------------------------------------------
@@ -612,6 +656,9 @@ MASK_LAYOUTS = {
         "_leftImg8bit.png",
         "_gtFine_labelIds.png",
     ),
+    "{}_images {}_masks": ("SPLIT_images/{}.jpg SPLIT_masks/{}.png", ".jpg", ".png"),
+    "images_{} masks_{}": ("images_SPLIT/{}.jpg masks_SPLIT/{}.png", ".jpg", ".png"),
+    "ground truth": ("SPLIT/images/{}.jpg SPLIT/ground_truth/{}.png", ".jpg", ".png"),
     "together": ("SPLIT/{}.jpg SPLIT/{}_mask.png", ".jpg", "_mask.png"),
     "together, one suffix": ("SPLIT/{}.png SPLIT/{}_mask.png", ".png", "_mask.png"),
     "suffix in capitals": ("images/SPLIT/{}.JPG masks/SPLIT/{}.png", ".JPG", ".png"),
@@ -661,7 +708,7 @@ def test_of_two_folders_of_masks_the_fuller_one_is_taken_and_said(tmp_path):
     layout = read(tmp_path, files, classes=["a", "b", "c"], val=0.3)
     assert layout.splits["train"].annotations == tmp_path / "masks"
     assert layout.splits["train"].images == tmp_path / "images"
-    assert "not taken for all: masks in labels" in notes_of(layout)
+    assert "passed over for all: 1 other folder of masks: labels" in notes_of(layout)
 
 
 def test_lists_of_a_voc_folder_split_the_masks(tmp_path):
@@ -683,6 +730,7 @@ PLACES = ("images/train/{}.jpg masks/train/{}.png", "images/val/{}.jpg masks/val
         ((0, 1, 255), dict(classes="abc"), (False, 255)),
         ((0, 1, 2, 3), dict(classes="abc", ignore=3), (False, 3)),
         ((0, 1, 2, 3), dict(classes="abc", ignore=0), (True, 255)),
+        ((0, 1, 255), dict(classes="abc", ignore=3), (False, 255)),
         ((0, 1, 2), dict(classes="abc", ignore=0), (True, 255)),
         ((1, 2, 3), dict(classes="abc"), (True, 255)),
         ((1, 2), dict(classes="abc"), (False, 255)),
@@ -827,7 +875,7 @@ def test_what_has_no_like_is_passed_over_and_said(tmp_path):
     assert layout.splits["val"].names is None
     said = notes_of(layout)
     assert "1 image without mask: lone.jpg" in said
-    assert "1 image that end in .bmp" in said.replace("ends", "end")
+    assert "1 image without the suffix .jpg: other.bmp" in said
     assert "1 mask without image: lone.png" in said
 
 
@@ -841,6 +889,76 @@ def test_what_has_no_like_is_passed_over_and_said(tmp_path):
 )
 def test_masks_are_refused_in_a_line(tmp_path, files, words):
     assert words in refused(tmp_path, files, classes=["a", "b", "c"])
+
+
+def test_images_without_masks_are_never_found_by_the_host(tmp_path):
+    files = pairs(*PLACES) | {
+        "images/train/.ipynb_checkpoints/0-checkpoint.jpg": IMAGE,
+        "images/val/more/9.jpg": IMAGE,
+        "images/test/5.jpg": IMAGE,
+    }
+    layout = read(tmp_path, files, classes=["a", "b", "c"])
+    assert set(layout.splits) == {"train", "val"}
+    assert layout.splits["train"].names == ["0.jpg"]
+    assert layout.splits["val"].names == ["1.jpg"]
+    said = "2 images in folders without masks: images/test/5.jpg, images/val/more/9.jpg"
+    assert said in notes_of(layout)
+
+
+def test_hidden_files_do_not_hinder_the_writing_of_masks(tmp_path):
+    files = pairs(*PLACES, content=mask(0, 255)) | {"images/train/._0.jpg": b"\0"}
+    layout = read(tmp_path / "data", files, classes=["a", "b"])
+    write_masks(layout, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out/train").iterdir()] == ["0.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("jpg", "JPEG changes labels: write masks as PNG"),
+        ("png", "(also 5 to 9): expected 10 names"),
+    ],
+)
+def test_values_that_jpeg_made(tmp_path, name, words):
+    places = [place.replace(".png", f".{name}") for place in PLACES]
+    content = Image.fromarray(mask(0, 1, 4, 5, 6, 7, 8, 9))
+    assert words in refused(tmp_path, pairs(*places, content=content), classes=["a", "b", "c"])
+
+
+def test_grey_masks_with_a_table_are_read_by_its_colours(tmp_path):
+    table = {"class_dict.csv": "name,r,g,b\nroad,255,255,255\nrest,0,0,0\n"}
+    layout = read(tmp_path / "data", pairs(*PLACES, content=mask(0, 255)) | table)
+    assert layout.classes == ["road", "rest"]
+    write_masks(layout, tmp_path / "out")
+    label = np.asarray(Image.open(tmp_path / "out/val/1.png"))
+    assert (label == mask(1, 0)).all()  # road is white, wherever it stands in the table
+
+
+def test_a_palette_and_a_table_have_to_agree(tmp_path):
+    picture = Image.fromarray(mask(0, 1)).convert("P")
+    picture.putpalette([*ROAD, *SKY])
+    table = {"class_dict.csv": "name,r,g,b\nsky,128,200,250\nroad,64,64,64\n"}
+    line = refused(tmp_path, pairs(*PLACES, content=picture) | table)
+    assert "the value 0 for the colour (64, 64, 64), which is number 1 of class_dict.csv" in line
+
+
+def test_masks_with_a_palette_are_checked_as_they_are_written(tmp_path):
+    picture = Image.fromarray(mask(0, 1, 2, 255)).convert("P")
+    picture.putpalette([*SKY, *ROAD] * 128)
+    hints = dict(classes=["sky", "road"], ignore=2)
+    layout = read(tmp_path / "data", pairs(*PLACES, content=picture), **hints)
+    write_masks(layout, tmp_path / "out")
+    content = (tmp_path / "data/masks/val/1.png").read_bytes()
+    labels = decode_by_table(layout.mask_table, content)
+    assert (labels == np.asarray(Image.open(tmp_path / "out/val/1.png"))).all()
+    assert (labels == mask(0, 1, 255, 255)).all()
+
+
+def test_a_number_to_ignore_among_numbers_from_one(tmp_path):
+    files = pairs(*PLACES, content=mask(1, 2, 3)) | {"labels.csv": "sky,1\nroad,2\nsea,3\n"}
+    layout = read(tmp_path, files, ignore=3)
+    assert layout.classes == ["sky", "road"]
+    assert layout.mask_table == {(1,) * 3: 0, (2,) * 3: 1, (3,) * 3: 255, (255,) * 3: 255}
 
 
 # A folder per class ------------------------------------------------------------------------------
@@ -907,10 +1025,15 @@ def test_what_is_no_class_is_passed_over_and_said(tmp_path):
     assert "a/2.webp" in layout.splits["train"].names
     assert len(layout.splits["train"].names) == 5
     said = notes_of(layout)
-    assert "folders without images: empty" in said
+    assert "1 folder without images: empty" in said
     assert "1 image in no class's folder" in said
     assert "1 .txt" in said
     assert "1 .ipynb_checkpoints, 1 __MACOSX" in said
+
+
+def test_images_beside_the_splits_are_said(tmp_path):
+    layout = read(tmp_path, folders(train="ab", val="ab") | {"unlabelled/1.jpg": IMAGE})
+    assert "passed over: 1 image elsewhere: unlabelled/1.jpg" in notes_of(layout)
 
 
 def test_a_test_split_without_labels_is_passed_over(tmp_path):
@@ -1014,3 +1137,18 @@ def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
     lay(tmp_path, folders(train="ab", val="ab"))
     (tmp_path / "train/a/up").symlink_to(tmp_path, target_is_directory=True)
     assert read_layout(tmp_path).classes == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "right"),
+    [
+        (1, "boxes of zero area", "1 box of zero area"),
+        (2, "boxes of zero area", "2 boxes of zero area"),
+        (1, "images .JPG (img_suffix is .jpg)", "1 image .JPG (img_suffix is .jpg)"),
+        (1, "empty label files", "1 empty label file"),
+        (1, "classes", "1 class"),
+        (0, "training images", "0 training images"),
+    ],
+)
+def test_one_thing_is_counted_in_the_singular(number, what, right):
+    assert count(number, what) == right

@@ -290,7 +290,7 @@ def test_what_is_passed_over_is_counted(data, said):
     build(config(data))
     assert said == [
         f"{data}/masks: 4 images of 3 classes; skipped 2 masks without an image; skipped 2 images "
-        ".jpeg (img_suffix is .jpg); skipped 1 images .JPG (img_suffix is .jpg)"
+        ".jpeg (img_suffix is .jpg); skipped 1 image .JPG (img_suffix is .jpg)"
     ]
     with pytest.raises(DataError, match=r"for BaseSegDataset; skipped 4 images .jpg"):
         build(config(data, img_suffix=".png", seg_map_suffix=".tif"))

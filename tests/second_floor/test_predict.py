@@ -20,10 +20,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 import hire_mlp_mm
+from hire_mlp_mm.data.palette import colours, palette_for
 from hire_mlp_mm.errors import DataError, UserError
 from hire_mlp_mm.prediction.inputs import find_inputs
 from hire_mlp_mm.prediction.outputs import Names
-from hire_mlp_mm.prediction.pictures import colours, palette_for
 from tests.conftest import NANO, ROOT
 
 DIMS = list(NANO["dims"])

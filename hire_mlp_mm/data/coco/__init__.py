@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, describe
-from ..report import Report, few
+from ..report import Report
 from . import faults
 from .boxes import Boxes
 from .complete import complete_coco, number_annotations
 from .values import FIELDS, sides
 
-__all__ = ["check_coco", "complete_coco", "few", "number_annotations", "read_coco"]
+__all__ = ["check_coco", "complete_coco", "number_annotations", "read_coco"]
 
 
 def read_coco(path: str | Path, source: str | Path | None = None) -> Any:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-from ..report import Report, few
-from .masks import check_masks
+from ..report import Report, count, few, without
+from .masks import inspect_masks
 from .values import Record, sides
 
 
@@ -24,41 +23,36 @@ class Boxes:
         rows = {one["id"]: row for row, one in enumerate(content["images"])}
         sizes = np.array([*map(sides, content["images"]), (0, 0)], np.int64)
         # -1, the last row, is of images that the file does not list.
-        self.images = self.array([rows.get(one["image_id"], -1) for one in self.annotations], int)
+        self.images = np.array([rows.get(one["image_id"], -1) for one in self.annotations], int)
         self.height, self.width = sizes[self.images].T
-        boxes = self.array([one["bbox"] for one in self.annotations], float).reshape(-1, 4)
+        boxes = np.array([one["bbox"] for one in self.annotations], float).reshape(-1, 4)
         self.x, self.y, self.w, self.h = boxes.T
         self.right, self.bottom = self.x + self.w, self.y + self.h
         self.known = self.images >= 0
-        self.named = self.array([one["category_id"] in self.labels for one in self.annotations])
-        self.crowd = self.array([bool(one["iscrowd"]) for one in self.annotations])
-
-    @staticmethod
-    def array(values: list[Any], kind: type = bool) -> np.ndarray:
-        """Return an array of a row for each annotation, where there are none, too."""
-        return np.array(values, dtype=kind)
+        self.named = np.array([one["category_id"] in self.labels for one in self.annotations], bool)
+        self.crowd = np.array([bool(one["iscrowd"]) for one in self.annotations], bool)
 
     def faults(self) -> Iterator[str]:
         """Find boxes in other units than pixels, or with corners in the place of sizes."""
-        known, count = self.known, int(self.known.sum())
-        if not count:
+        known, number = self.known, int(self.known.sum())
+        if not number:
             return
         values = np.stack([self.x, self.y, self.w, self.h])[:, known]
         if values.min() >= 0 and values.max() <= 1 and (values % 1).any():
             if min(self.width[known].min(), self.height[known].min()) > 1:
                 yield (
-                    f": all {count} boxes lie between 0 and 1; expected x, y, width and height in "
+                    f": all {number} boxes lie between 0 and 1; expected x, y, width and height in "
                     "pixels: multiply them by the size of their image"
                 )
             return
         beyond = self.beyond()[known]
         corners = (self.x < self.w) & (self.w <= self.width + 1)
         corners &= (self.y < self.h) & (self.h <= self.height + 1)
-        if count > 2 and corners[known].mean() > 0.95 and beyond.mean() > 0.25:
+        if number > 2 and corners[known].mean() > 0.95 and beyond.mean() > 0.25:
             yield (
-                f": {beyond.sum()} of {count} boxes reach beyond their image, and lie within it if "
-                "their last two numbers are a corner; expected x, y, width and height: subtract x "
-                "and y"
+                f": {beyond.sum()} of {number} boxes reach beyond their image, and lie within it "
+                "if their last two numbers are a corner; expected x, y, width and height: subtract "
+                "x and y"
             )
 
     def beyond(self) -> np.ndarray:
@@ -68,16 +62,16 @@ class Boxes:
 
     def reasons(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (what MMDetection leaves out and why, which boxes that is), in its order."""
-        ignore = self.array([bool(one.get("ignore", False)) for one in self.annotations])
-        area = self.array([one["area"] for one in self.annotations], float)
+        ignore = np.array([bool(one.get("ignore", False)) for one in self.annotations], bool)
+        area = np.array([one["area"] for one in self.annotations], float)
         across = np.minimum(self.right, self.width) - np.maximum(self.x, 0)
         down = np.minimum(self.bottom, self.height) - np.maximum(self.y, 0)
-        yield "boxes of images that the file does not list", ~self.known
+        yield "boxes of an image that the file does not list", ~self.known
         yield "boxes marked to be ignored", ignore
         yield "boxes of negative size", (self.w < 0) | (self.h < 0)
         yield "boxes of zero area or thinner than a pixel", (self.w < 1) | (self.h < 1)
         yield "boxes whose area is given as 0 or less", area <= 0
-        yield "boxes outside their image", (across <= 0) | (down <= 0)
+        yield "boxes outside the image", (across <= 0) | (down <= 0)
         names = few(sorted(self.other_names()))
         yield f"boxes of categories that are not among the classes ({names})", ~self.named
 
@@ -92,26 +86,24 @@ class Boxes:
         for what, which in self.reasons():
             report.skipped[what] += int((left & which).sum())
             left &= ~which
-        report.odd["boxes reach beyond their image"] += int((left & self.beyond()).sum())
+        report.odd["boxes beyond the edge of the image"] += int((left & self.beyond()).sum())
         compared = self.known & self.named  # with predictions
         lost = int((compared & ~left & ~self.crowd).sum())
-        note_lost(report, use, lost, "cannot be found (see what was skipped)")
+        note_lost(report, use, lost, "that cannot be found (see what was skipped)")
         loaded = compared if use == "evaluate" else left.copy()
         # The host keeps crowds, and learns nothing of them.
-        report.skipped["boxes marked as crowds (iscrowd)"] += int((left & self.crowd).sum())
+        report.skipped["boxes marked as crowd (iscrowd)"] += int((left & self.crowd).sum())
         left &= ~self.crowd
         learnt = left
         if masks:
             learnt = self.count_masks(report, use, loaded, left, polygons_alone)
         self.count_left(report, left)
-        count = len(self.annotations)
-        if use == "train" and count and not learnt.any():
-            report.add([f": none of its {count} boxes can be learnt{report.losses()}"])
+        boxes = f"none of its {len(left)} boxes"
+        if use == "train" and len(left) and not learnt.any():
+            report.add([f": {boxes} can be learnt{report.losses()}"])
         if use == "evaluate" and not (compared & ~self.crowd).any():
-            report.add([f": none of its {count} boxes is evaluated{report.losses()}"])
-        absent = [name for name, boxes in report.per_class.items() if not boxes]
-        if use != "predict" and absent:
-            report.notes.append(f": no box of {len(absent)} classes ({few(absent)})")
+            report.add([f": {boxes} is evaluated{report.losses()}"])
+        report.notes += without(report.per_class, "box") if use != "predict" else ()
 
     def count_masks(
         self, report: Report, use: str, loaded: np.ndarray, left: np.ndarray, polygons_alone: bool
@@ -121,7 +113,7 @@ class Boxes:
         Boxes that are left out for their mask are no longer `left`.
         """
         rows = np.flatnonzero(loaded)
-        found = check_masks(
+        found = inspect_masks(
             [self.annotations[row] for row in rows],
             np.stack([self.height, self.width], 1)[rows],
             strict=use != "train",
@@ -131,9 +123,9 @@ class Boxes:
         report.skipped[found.UNUSABLE] += int((found.unusable & left[rows]).sum())
         left[rows[found.unusable]] = False
         blank = int((found.blank & left[rows]).sum())
-        report.odd["masks cover no pixel"] += blank
-        report.odd["parts of masks are no polygons and are left out"] += found.parts
-        note_lost(report, use, blank, "have a mask without a pixel")
+        report.odd["masks without a pixel"] += blank
+        report.odd["parts of masks that are no polygons (left out)"] += found.parts
+        note_lost(report, use, blank, "whose mask has no pixel")
         learnt = left.copy()
         learnt[rows[found.blank]] = False
         return learnt
@@ -149,4 +141,4 @@ class Boxes:
 def note_lost(report: Report, use: str, boxes: int, why: str) -> None:
     """Note boxes that an evaluation looks for in vain."""
     if use == "evaluate" and boxes:
-        report.notes.append(f": {boxes} boxes {why}, and are counted as missed")
+        report.notes.append(f": {count(boxes, 'boxes')} {why}, counted as missed")

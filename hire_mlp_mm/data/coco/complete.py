@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from ..report import count
 from .values import Record, is_box, is_number
 
 
@@ -34,7 +35,7 @@ def complete_coco(content: Any) -> list[str]:
         if one.get("area") is None and is_box(one.get("bbox")):
             one["area"] = one["bbox"][2] * one["bbox"][3]
             filled["no area, taken as the box's"] += 1
-    return [f": {count} records have {what}" for what, count in filled.items()]
+    return [f": {count(number, 'records')} with {what}" for what, number in filled.items()]
 
 
 def number_annotations(content: Record) -> bool:

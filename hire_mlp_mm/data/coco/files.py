@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from ..listing import absent_files
 
 
-def faults_of_files(source: str, paths: Sequence[str], folder: str) -> Iterator[str]:
+def faults_of_files(paths: Sequence[str], folder: str) -> Iterator[str]:
     """Find images that are not there, for a line that begins with the annotation file's name.
 
     Args:
-        source: the annotation file.
         paths: of all images, each with its folder.
         folder: in which the file names of the annotation file are looked for.
     """

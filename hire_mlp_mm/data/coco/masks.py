@@ -38,10 +38,10 @@ class Masks:
     faults: list[str] = field(default_factory=list)
 
 
-def check_masks(
+def inspect_masks(
     annotations: Sequence[Record], sizes: np.ndarray, *, strict: bool, polygons_alone: bool
 ) -> Masks:
-    """Check masks as pycocotools reads them.
+    """Inspect masks as pycocotools reads them.
 
     Args:
         annotations: of images that the file lists.

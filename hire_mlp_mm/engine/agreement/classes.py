@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ...data.coco import few
+from ...data.report import few
 from .sides import Judge, Run, classes_of, is_a, keys_of, named
 
 # Attributes of models that find what a text describes: their classes are words, not outputs.

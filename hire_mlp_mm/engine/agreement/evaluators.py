@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
-from ...data.coco import few
+from ...data.report import few
 from ..guarded.samples import steps
 from .classes import heads
 from .sides import Judge, Run, Side, classes_of, is_a, options_at

@@ -41,7 +41,7 @@ class GuardedCoco(Guarded):
         loads = [step for step in steps(self.pipeline) if isinstance(step, LoadImageFromFile)]
         if loads and all(reads_locally(step) and not step.ignore_empty for step in loads):
             paths = [info["img_path"] for info in kept]
-            for fault in faults_of_files(self.ann_file, paths, self.data_prefix.get("img", "")):
+            for fault in faults_of_files(paths, self.data_prefix.get("img", "")):
                 raise DataError(f"{self.ann_file}{fault}")
         return kept
 

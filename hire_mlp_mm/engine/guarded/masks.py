@@ -11,6 +11,7 @@ from mmcv import imfrombytes
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 
 from ...data.labels import Labels
+from ...data.listing import absent_files
 from ...data.masks import check_masks, missing_files, passed_over
 from ...data.report import Report
 from ...errors import DataError
@@ -62,7 +63,8 @@ class GuardedMasks(Guarded):
                 turns=not any("ignore_orientation" in step.color_type for step in images),
             )
         else:
-            report = Report(source, [*missing_files(pairs, source)], images=len(pairs))
+            absent = absent_files(path for pair in pairs for path in pair)
+            report = Report(source, [*missing_files(pairs, source, absent)], images=len(pairs))
         report.skipped += self.passed_over()
         return report
 

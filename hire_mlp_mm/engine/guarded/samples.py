@@ -13,6 +13,7 @@ from mmcv.transforms import BaseTransform, LoadAnnotations, LoadImageFromFile
 from PIL import Image
 
 from ...data.labels import Labels, depth_fault, loaded_fault, shape_fault
+from ...data.tree import TURNED, read_header
 from ...errors import DataError, describe
 from ...files import IMAGES
 
@@ -91,6 +92,13 @@ def meaning_of(dataset: Any) -> Labels:
     )
 
 
+def is_turned(path: str) -> bool:
+    """Tell whether the EXIF of an image has its height and width change places."""
+    with suppress(DataError):
+        return read_header(path)[2] in TURNED
+    return False
+
+
 class CheckSample(BaseTransform):
     """Compare what was loaded of an image of a data set with what its annotations say."""
 
@@ -111,9 +119,13 @@ class CheckSample(BaseTransform):
         height, width = results["ori_shape"][:2]
         expected = results.get("height") or height, results.get("width") or width
         if expected != (height, width):
+            turned, cure = "", "; give it the size that they are for, or correct the annotations"
+            if expected == (width, height) and is_turned(str(results.get("img_path"))):
+                turned = " (turned as its EXIF says)"
+                cure = "; set LoadImageFromFile(color_type='color_ignore_orientation')"
             yield (
-                f"the image is read as {width} x {height} pixels (rotated as its EXIF says), and "
-                f"its annotations are for {expected[1]} x {expected[0]}"
+                f"the image is read as {width} x {height} pixels{turned}, and its annotations are "
+                f"for {expected[1]} x {expected[0]}{cure}"
             )
         if "gt_seg_map" not in results:
             return
