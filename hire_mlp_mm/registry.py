@@ -28,7 +28,8 @@ class GuardRegistry(Registry):
         """Return a host's class by its name, guarded; see `mmengine.registry.Registry.get`."""
         self.import_from_location()
         with self.parent.switch_scope_and_registry(None) as current:
-            return self.guard(current.get(key.removeprefix(f"{SCOPE}.")))
+            host = current.get(key.removeprefix(f"{SCOPE}."))
+            return None if host is None else self.guard(host)
 
 
 def child(name: str, parent: Registry, *locations: str, kind: type[Registry] = Registry) -> Any:

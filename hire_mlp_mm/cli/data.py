@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ..data.report import count
 from ..errors import DataError
 from . import OutcomeError
-from .options import CONFIG
+from .options import CONFIG, names_in
 
 if TYPE_CHECKING:
     from ..configure import DataChange
@@ -64,8 +64,7 @@ def main(args: argparse.Namespace) -> None:
     cfg = read_config(args.config)
     if args.weights not in (None, "none"):
         check_file(args.weights, "weight file")
-    names = [name.strip() for word in args.classes or () for name in word.split(",")]
-    hints = Hints([name for name in names if name] or None, args.val, args.seed, args.ignore)
+    hints = Hints(names_in(args.classes), args.val, args.seed, args.ignore)
     if not args.check:
         describe_beside(cfg, args.folder, args.out).refuse_existing()
     try:

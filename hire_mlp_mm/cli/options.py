@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from ..errors import UserError
@@ -66,6 +67,12 @@ def config_of(args: argparse.Namespace) -> Any:
 
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))  # where a launcher gave it as option
     return load_config(args.config, args.work_dir, args.cfg_options, args.launcher)
+
+
+def names_in(words: Iterable[str] | None) -> list[str] | None:
+    """Read names of classes from words and from commas within them; None where there is none."""
+    names = [name.strip() for word in words or () for name in word.split(",")]
+    return [name for name in names if name] or None
 
 
 def parse_size(text: str, least: int, hint: str) -> tuple[int, int]:

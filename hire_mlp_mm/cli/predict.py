@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import UserError
 from . import OutcomeError
-from .options import add_cfg_options
+from .options import add_cfg_options, names_in
 
 HELP = "predict on images, folders and videos: pictures, and results as files"
 
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> None:
         say=say,
         track=track,
         score_thr=args.score_thr,
-        classes=args.classes and [name.strip() for name in args.classes.split(",")],
+        classes=names_in([args.classes or ""]),
         batch_size=args.batch_size,
         device=args.device,
         fused=args.fuse,

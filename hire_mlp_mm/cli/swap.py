@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..errors import UserError
-
 HELP = "put HireMLP into a config of MMDetection, MMSegmentation or MMPretrain"
 
 
@@ -35,16 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Write the new config, and say what was changed."""
     from ..configure import make_swap
+    from ..configure.beside import Beside
     from ..engine.config import check_file, read_config
 
     cfg = read_config(args.config)
     if args.weights not in (None, "none"):
         check_file(args.weights, "weight file")
     out = Path(args.out or f"{Path(cfg.filename).stem}_hire_{args.arch}.py")
-    if out.exists():
-        raise UserError(f"{out} exists; name another file with --out")
-    if out.suffix != ".py" or not out.parent.is_dir():
-        raise UserError(f"--out {out}: expected a .py file in a folder that exists")
+    Beside(out).refuse_existing()
     swap = make_swap(cfg, args.arch, args.weights)
     out.write_text(swap.text(args.config), encoding="utf-8")
     print("Changed:", *swap.changes, sep="\n    ")

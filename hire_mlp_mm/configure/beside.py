@@ -19,7 +19,7 @@ Write = Callable[[Path], Any]  # writes a file or a folder at the path that it i
 class Beside:
     """Collect the files that are to be written beside a config, each with what writes it."""
 
-    config: Path  # absolute
+    config: Path
     writes: dict[Path, Write] = field(default_factory=dict)
 
     def path(self, ending: str) -> Path:

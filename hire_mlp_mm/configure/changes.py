@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from ..engine.harden import last_name
 from ..errors import UserError
 
 # Of the authors' trainings, by the scope of a config.
@@ -64,7 +65,7 @@ class Swap(Changes):
     @property
     def is_classifier(self) -> bool:
         """Tell whether the network reads one pooled vector per image."""
-        return str(self.network.get("type")).split(".")[-1] == "ImageClassifier"
+        return last_name(self.network.get("type")) == "ImageClassifier"
 
     @property
     def first_neck(self) -> ConfigDict:
@@ -102,8 +103,3 @@ def as_list(value: Any) -> list[Any]:
 def is_list(value: Any) -> bool:
     """Tell a list or tuple from anything else."""
     return isinstance(value, (list, tuple))
-
-
-def last_name(kind: Any) -> str:
-    """Return the name of a class without its scope, where a config has the class itself, too."""
-    return str(getattr(kind, "__name__", kind)).rpartition(".")[2]

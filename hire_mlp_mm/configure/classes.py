@@ -6,8 +6,6 @@ model, and then set in the config, too.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -15,8 +13,12 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from ..data.layout import Layout
+from ..engine.agreement.classes import has_other_classes
+from ..engine.builds import parts_of
+from ..engine.config import model_of
+from ..engine.harden import last_name
 from ..errors import UserError, describe
-from .changes import Changes, is_list, last_name
+from .changes import Changes, is_list
 from .quiet import quiet
 
 DETECTORS = ("bbox_head", "roi_head", "mask_head", "panoptic_head")
@@ -55,7 +57,8 @@ def refuse_model(model: ConfigDict, layout: Layout) -> None:
         raise UserError(f"model {kind} has no head to classify with")
     if "language_model" in model or "text_encoder" in model:
         raise UserError(f"model {kind} reads the names of the classes as text; take one without")
-    if stuff := next(values(model, "num_stuff_classes"), 0):
+    stuff = max(part.get("num_stuff_classes", 0) for _, part in parts_of(model, "model"))
+    if stuff:
         raise UserError(
             f"model {kind} is panoptic, with {stuff} classes of stuff; take a config for instances"
         )
@@ -65,14 +68,6 @@ def refuse_model(model: ConfigDict, layout: Layout) -> None:
             "tell apart; name the background as a class, too (--classes background,"
             f"{layout.classes[0]})"
         )
-
-
-def values(part: Any, key: str) -> Iterator[Any]:
-    """Yield the values that `key` has anywhere within a part of a config."""
-    for inner in part.values() if isinstance(part, dict) else part if is_list(part) else ():
-        yield from values(inner, key)
-    if isinstance(part, dict) and key in part:
-        yield part[key]
 
 
 def set_classes(change: Changes, layout: Layout) -> None:
@@ -159,12 +154,11 @@ def disagreeing(model: nn.Module, wanted: dict[str, int]) -> list[tuple[str, str
     """List (name of the module, attribute, value) where a module has another value than wanted."""
     found = []
     for name, module in model.named_modules():
-        own = set(name.split(".")) & {"backbone", *NOT_OF_THE_DATA}
-        if own or type(module).__name__ == EDGES:
-            continue
         for key, value in wanted.items():
             given = getattr(module, key, None)
-            if isinstance(given, int) and given not in (-1, value):
+            if not isinstance(given, int) or has_other_classes(name, module):
+                continue
+            if given not in (-1, value):
                 found.append((name, key, given))
     return found
 
@@ -185,10 +179,8 @@ def build_model(cfg: Config) -> nn.Module:
     Raises:
         UserError: it does not build.
     """
-    model = copy.deepcopy(cfg.model)
+    model = model_of(cfg)
     model.pop("teacher_ckpt", None)  # which a distilled model loads as it is built
-    if cfg.get("data_preprocessor"):
-        model.setdefault("data_preprocessor", cfg.data_preprocessor)
     try:
         with quiet(), DefaultScope.overwrite_default_scope(cfg.default_scope):
             built: nn.Module = MODELS.build(model)

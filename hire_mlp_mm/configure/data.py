@@ -10,9 +10,11 @@ from mmengine.config import Config
 
 from ..data.layout import Hints, Layout
 from ..data.read import read_layout
+from ..engine.harden import last_name
 from ..errors import UserError
+from ..weights import WEIGHTS
 from .beside import Beside
-from .changes import Changes, Swap, last_name
+from .changes import Changes, Swap
 from .classes import set_classes, task_of
 from .lazy import name_classes
 from .loaders import set_data
@@ -51,8 +53,10 @@ class DataChange(Changes):
             lines += self.swap.advice()
         backbone = cfg.model.get("backbone") or {}
         is_ours = last_name(backbone.get("type")) == "HireMLP"
-        if is_ours and self.swap is None and not backbone.get("init_cfg"):
-            lines.append("model.backbone: no weights; --weights hire-mlp://small names published")
+        arch = backbone.get("arch", "small") if is_ours else None
+        if self.swap is None and not backbone.get("init_cfg") and str(arch) in WEIGHTS:
+            name = f"hire-mlp://{arch}"
+            lines.append(f"model.backbone: no weights; --weights {name} names published ones")
         optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
         base = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
         batch = cfg.train_dataloader.batch_size

@@ -6,10 +6,10 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..doctor import HOSTS
 from ..engine.builds import classes_of, parts_of
 from ..engine.harden import name_of
-
-HOSTS = ("mmdet", "mmseg", "mmpretrain")
+from .quiet import quiet
 
 
 def name_classes(cfg: Config) -> None:
@@ -23,8 +23,9 @@ def name_classes(cfg: Config) -> None:
     package = name_of(kind).partition(".")[0] if kind is not None else ""
     if cfg.get("default_scope") is None and package in HOSTS:
         cfg.default_scope = package
-    for _, part in [*parts_of(cfg)]:
-        if "type" in part and not isinstance(part["type"], str):
+    parts = [part for _, part in parts_of(cfg) if not isinstance(part.get("type", ""), str)]
+    with quiet():  # mmengine warns of each registry that a host does not have
+        for part in parts:
             part["type"] = registered_name(part["type"], cfg)
 
 

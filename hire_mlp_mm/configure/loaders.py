@@ -9,13 +9,16 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ..data.layout import SPLITS, Layout
-from ..data.palette import colours
+from ..data.palette import palette_for
+from ..doctor import HOSTS
+from ..engine.builds import parts_of
+from ..engine.config import DOWNLOADING, innermost, model_of, nested
+from ..engine.harden import last_name
 from ..errors import UserError
-from .changes import Changes, as_list, brief, is_list, last_name
+from .changes import Changes, as_list, brief, is_list
 from .classes import fit_topk
 from .sources import Source
 
-HOSTS = dict(detection="mmdet", segmentation="mmseg", classification="mmpretrain")
 DATASETS = dict(
     detection="CocoDataset", segmentation="BaseSegDataset", classification="CustomDataset"
 )
@@ -28,8 +31,6 @@ IGNORING = dict(
     RandomRotate="seg_pad_val",
     RandomMosaic="seg_pad_val",
 )
-# Data sets that have images of one size, in pixels, and give them without a step that loads them.
-IMAGES_GIVEN = dict(CIFAR10=32, CIFAR100=32, MNIST=28, FashionMNIST=28)
 # Of the old data, at the top level of a config, where nothing reads them any more.
 LEFTOVERS = (
     "data_root",
@@ -60,7 +61,7 @@ def set_data(change: Changes, layout: Layout, sources: dict[str, Source]) -> Non
     if layout.task == "segmentation":
         for split in SPLITS:
             key = f"{split}_dataloader"
-            fit_masks(change, cfg[key], f"{key}.", layout)
+            fit_masks(change, cfg[key], key, layout)
         fit_others(change, layout)
     fit_filter(change, sources["train"])
     fit_best(change, layout)
@@ -90,20 +91,25 @@ def complete_loops(cfg: Config) -> None:
 def set_loader(change: Changes, layout: Layout, source: Source, split: str, named: str) -> None:
     """Put a split into the loader of the same or another split."""
     cfg, loader = change.cfg, change.cfg[f"{split}_dataloader"]
-    before = " of ".join(kinds(loader.dataset))
+    before = kinds(loader.dataset)
     loader.dataset = alone(loader.dataset)
-    dataset = inner(loader.dataset)
+    dataset = innermost(loader.dataset)
     fresh = new_dataset(cfg, layout, source, dataset, split)
     added = len(fresh.pipeline) - len(dataset.pipeline)
     dataset.clear()
     dataset.update(fresh)
-    now = " of ".join(kinds(loader.dataset))
     place: Any = source.keys.get("ann_file") or source.keys["data_prefix"]
     where = ", ".join(place.values()) if isinstance(place, dict) else place
-    change.changes.append(f"{split}_dataloader.dataset: {before} -> {now}, {dataset.data_root}")
+    kind = replaced(before, kinds(loader.dataset))
+    change.changes.append(f"{split}_dataloader.dataset: {kind}{dataset.data_root}")
     change.changes.append(f"    {named}: {where}")
     if added:
         change.changes.append("    pipeline: loads the images, and makes them of one size")
+
+
+def replaced(before: str, now: str) -> str:
+    """Say which class took the place of another, before a comma; nothing of the same one."""
+    return f"{before} -> {now}, " if before != now else ""
 
 
 # Data sets ---------------------------------------------------------------------------------------
@@ -118,19 +124,9 @@ def alone(dataset: ConfigDict) -> ConfigDict:
     return dataset
 
 
-def inner(dataset: ConfigDict) -> ConfigDict:
-    """Return the data set that reads files, within those that repeat, mix or balance it."""
-    while isinstance(dataset.get("dataset"), dict):
-        dataset = dataset.dataset
-    return dataset
-
-
-def kinds(dataset: ConfigDict) -> Iterator[str]:
-    """Yield the names of a data set's class and of those within it."""
-    yield last_name(dataset.get("type"))
-    for part in [dataset.get("dataset"), *(dataset.get("datasets") or ())][:2]:
-        if isinstance(part, dict):
-            yield from kinds(part)
+def kinds(dataset: ConfigDict) -> str:
+    """Name the class of a data set, and those of the data sets within it."""
+    return " of ".join(last_name(part.get("type")) for part, _ in nested(dataset))
 
 
 def new_dataset(
@@ -155,12 +151,10 @@ def new_dataset(
 
 def loading(cfg: Config, old: ConfigDict) -> list[ConfigDict]:
     """Make the steps in the place of a data set that gave images of one size itself."""
-    size = IMAGES_GIVEN.get(last_name(old.get("type")))
+    size = DOWNLOADING.get(last_name(old.get("type")))
     if size is None:
         return []
-    means: Any = (cfg.get("data_preprocessor") or cfg.model.get("data_preprocessor") or {}).get(
-        "mean"
-    )
+    means: Any = (model_of(cfg).get("data_preprocessor") or {}).get("mean")
     kind = "grayscale" if is_list(means) and len(means) == 1 else "color"
     load = ConfigDict(type="LoadImageFromFile", color_type=kind)
     return [load, ConfigDict(type="Resize", scale=size)]
@@ -168,8 +162,8 @@ def loading(cfg: Config, old: ConfigDict) -> list[ConfigDict]:
 
 def scoped(cfg: Config, layout: Layout, names: dict[str, str]) -> str:
     """Name a class of the host of a task, as a config of this or of another host finds it."""
-    host = HOSTS[layout.task]
     name = names[layout.task]
+    host = next(host for host, task in HOSTS.items() if task == layout.task)
     return name if cfg.default_scope == host else f"{host}.{name}"
 
 
@@ -177,7 +171,7 @@ def metainfo(layout: Layout) -> ConfigDict:
     """Make the names, and the colours that pictures have them in."""
     info = ConfigDict(classes=tuple(layout.classes))
     if layout.task != "classification":
-        info.palette = layout.palette or colours(len(layout.classes))
+        info.palette = palette_for(layout.palette, len(layout.classes))
     return info
 
 
@@ -185,15 +179,8 @@ def metainfo(layout: Layout) -> ConfigDict:
 
 
 def steps(part: Any, path: str) -> Iterator[tuple[ConfigDict, str]]:
-    """Yield each step of the pipelines within a part of a config, with its path."""
-    if is_list(part):
-        part = dict(enumerate(part))
-    if not isinstance(part, dict):
-        return
-    if "type" in part:
-        yield part, path
-    for key, value in part.items():
-        yield from steps(value, f"{path}{key}.")
+    """Yield each step of the pipelines within a part of a config, with its path and a dot."""
+    return ((step, f"{at}.") for at, step in parts_of(part, path) if "type" in step)
 
 
 def learns_masks(cfg: Config) -> bool:
@@ -241,20 +228,17 @@ def fit_others(change: Changes, layout: Layout) -> None:
     others = Changes(change.cfg)
     keys = [key for key in change.cfg if key.endswith("pipeline")]
     for key in keys:
-        fit_masks(others, change.cfg[key], f"{key}.", layout)
+        fit_masks(others, change.cfg[key], key, layout)
     if others.changes:
         change.changes.append(f"{', '.join(keys)}: read masks as the loaders' pipelines do")
 
 
 def fit_filter(change: Changes, source: Source) -> None:
     """Let no image be left out for being small."""
-    dataset, path = change.cfg.train_dataloader.dataset, "train_dataloader.dataset."
-    while isinstance(dataset.get("dataset"), dict):
-        dataset, path = dataset.dataset, f"{path}dataset."
+    *_, (dataset, path) = nested(change.cfg.train_dataloader.dataset, "train_dataloader.dataset")
     least = (dataset.get("filter_cfg") or {}).get("min_size", 0)
-    sizes = [min(i.get("width", 0), i.get("height", 0)) for i in source.coco.get("images", ())]
-    if least and sizes and min(sizes) < least:
-        change.set(dataset.filter_cfg, f"{path}filter_cfg.", "min_size", 0)
+    if least and any(min(size) < least for size in source.coco_sizes()):
+        change.set(dataset.filter_cfg, f"{path}.filter_cfg.", "min_size", 0)
 
 
 # Evaluators --------------------------------------------------------------------------------------
@@ -279,11 +263,11 @@ def set_evaluator(change: Changes, layout: Layout, source: Source, split: str) -
     elif layout.ignore_index != metric.get("ignore_index", 255):
         metric.ignore_index = layout.ignore_index
     cfg[key] = metric
-    names = ", ".join(last_name(one.type) for one in before) or "not set"
+    kind = replaced(", ".join(last_name(one.type) for one in before), last_name(metric.type))
     said = [name for name in ("metric", "ann_file", "topk", "ignore_index") if name in metric]
-    values = "".join(f", {name} {brief(metric[name])}" for name in said)
+    values = ", ".join(f"{name} {brief(metric[name])}" for name in said)
     if [metric] != before:
-        change.changes.append(f"{key}: {names} -> {last_name(metric.type)}{values}")
+        change.changes.append(f"{key}: {kind}{values}".removesuffix(", "))
 
 
 def fit_best(change: Changes, layout: Layout) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,17 +15,17 @@ from ..data.coco.files import faults_of_files
 from ..data.folders import check_folders
 from ..data.labels import Labels
 from ..data.layout import Layout
-from ..data.listing import evenly
+from ..data.listing import after, evenly
 from ..data.mask_files import decode_by_table
 from ..data.masks import check_masks, decode_labels, passed_over
 from ..data.report import Report, without
 from ..data.tree import image_size
-from .loaders import inner, learns_masks, steps
-from .sources import Source
+from ..engine.config import innermost
+from ..errors import DataError
+from .loaders import learns_masks, steps
+from .sources import Size, Source
 
 SIZED = 1000  # images that are opened for their size
-
-Size = tuple[int, int]  # width and height in pixels
 
 
 def check_splits(cfg: Config, layout: Layout, sources: dict[str, Source]) -> dict[str, Report]:
@@ -46,7 +46,7 @@ def check_boxes(cfg: Config, layout: Layout, source: Source, name: str) -> Repor
     """Check a COCO file, or what will be written as one."""
     split = layout.splits[name]
     title = str(split.annotations or f"{layout.root}, split {name}")
-    dataset = inner(cfg.train_dataloader.dataset)
+    dataset = innermost(cfg.train_dataloader.dataset)
     filters = dataset.get("filter_cfg") or {}
     report = check_coco(
         source.coco,
@@ -54,7 +54,7 @@ def check_boxes(cfg: Config, layout: Layout, source: Source, name: str) -> Repor
         classes=layout.classes,
         use="train" if name == "train" else "evaluate",
         masks=learns_masks(cfg),
-        polygons_alone=any(step.get("poly2mask") is False for step, _ in steps(dataset, "")),
+        polygons_alone=any(step.get("poly2mask") is False for step, _ in steps(dataset, "dataset")),
         may_be_empty=filters.get("filter_empty_gt") is False,
         min_size=filters.get("min_size", 0),
     )
@@ -83,25 +83,35 @@ def check_labels(cfg: Config, layout: Layout, source: Source, name: str) -> Repo
 
 
 def check_images(cfg: Config, layout: Layout, source: Source, name: str) -> Report:
-    """Check the folders of the classes; named images are counted by their folder."""
+    """Check the folders of the classes, and open some images; named ones are counted by folder."""
     split = layout.splits[name]
     if split.names is None:
-        return check_folders(split.images, layout.classes)
-    counts = Counter(image.partition("/")[0] for image in source.names)
-    per_class = {name: counts[name] for name in layout.classes}
-    report = Report(str(split.images), images=len(source.names), per_class=per_class)
-    report.notes += without(per_class, "image")
+        report = check_folders(split.images, layout.classes)
+    else:
+        counts = Counter(image.partition("/")[0] for image in source.names)
+        per_class = {name: counts[name] for name in layout.classes}
+        report = Report(str(split.images), images=len(source.names), per_class=per_class)
+        report.notes += without(per_class, "images")
+    _, unreadable = sizes_in(split.images, source.names)
+    report.add(after(report.source, line) for line in unreadable)
     return report
 
 
 def sizes_of(layout: Layout, source: Source, name: str) -> tuple[Size, Size] | None:
     """Return the smallest and the largest size of the images of a split, of `SIZED` at most."""
-    images = source.coco.get("images")
-    if images is not None:
-        found: Iterable[Size] = [(image["width"], image["height"]) for image in images]
-    else:
-        folder = Path(layout.splits[name].images)
-        picked = evenly(len(source.names), SIZED)
-        found = [image_size(folder / source.names[i]) for i in picked]
+    found = list(source.coco_sizes())
+    if layout.task != "detection":
+        found, _ = sizes_in(layout.splits[name].images, source.names)
     ordered = sorted(found, key=lambda size: size[0] * size[1])
     return (ordered[0], ordered[-1]) if ordered else None
+
+
+def sizes_in(folder: Path, names: Sequence[str]) -> tuple[list[Size], list[str]]:
+    """Open `SIZED` of some images, evenly spread; list their sizes, and why others have none."""
+    sizes, unreadable = [], []
+    for i in evenly(len(names), SIZED):
+        try:
+            sizes.append(image_size(folder / names[i]))
+        except DataError as error:
+            unreadable.append(str(error))
+    return sizes, unreadable

@@ -8,7 +8,9 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from .changes import Changes, as_list, is_list, last_name
+from ..engine.config import nested
+from ..engine.harden import last_name
+from .changes import Changes, as_list, is_list
 
 WARM_UPS = ("LinearLR", "ConstantLR", "QuadraticWarmupLR")
 TOO_LONG, SHORT = 3, 10  # what is longer than a third of the training becomes a tenth of it
@@ -32,7 +34,7 @@ class Length:
         loop, loader = cfg.train_cfg, cfg.train_dataloader
         by_epoch = "max_epochs" in loop
         if by_epoch:
-            images *= repeats(loader.dataset)
+            images *= math.prod(part.get("times", 1) for part, _ in nested(loader.dataset))
         exact = images / loader.batch_size
         epoch = max(1, math.floor(exact) if loader.get("drop_last") else math.ceil(exact))
         before = loop.max_epochs if by_epoch else loop.max_iters
@@ -54,22 +56,17 @@ class Length:
         return max(least, math.ceil(moment * self.now / self.before - 0.5))
 
     def shorten(self, interval: int, whole: int) -> int:
-        """Make an interval shorter where it is too long for the whole."""
-        return max(1, whole // SHORT) if interval > max(1, whole / TOO_LONG) else interval
+        """Make an interval shorter where it is too long for the whole, but not the whole itself.
+
+        A recipe that saves every `max_iters` iterations saves at the end.
+        """
+        is_fine = interval <= max(1, whole / TOO_LONG) or interval == whole
+        return interval if is_fine else max(1, whole // SHORT)
 
     def text(self) -> str:
         """Say how long it is now."""
         in_all = f"{self.iterations} iterations, one epoch of the images is {self.epoch}"
         return f"{self.now} epochs, {in_all}" if self.by_epoch else in_all
-
-
-def repeats(dataset: ConfigDict) -> int:
-    """Count how often an epoch goes through the images."""
-    times = 1
-    while isinstance(dataset.get("dataset"), dict):
-        times *= dataset.get("times", 1)
-        dataset = dataset.dataset
-    return times
 
 
 def fit_schedule(change: Changes, images: int, epochs: int | None) -> Length:

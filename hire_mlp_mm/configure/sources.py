@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,12 +10,14 @@ from typing import Any
 
 from ..data.coco import read_coco
 from ..data.coco_folder import keep_images
-from ..data.folders import SUFFIXES
+from ..data.folders import class_folders, samples_of
 from ..data.layout import Layout, Split
 from ..data.listing import files_under
 from ..data.mask_files import suffix_written, write_masks
 from ..errors import DataError
 from .beside import Beside
+
+Size = tuple[int, int]  # width and height in pixels
 
 
 @dataclass
@@ -31,6 +33,13 @@ class Source:
     keys: dict[str, Any]
     names: list[str]
     coco: dict[str, Any] = field(default_factory=dict)
+
+    def coco_sizes(self) -> Iterator[Size]:
+        """Yield the sizes that the COCO file gives; it may not have been checked yet."""
+        for image in self.coco.get("images", ()):
+            width, height = image.get("width"), image.get("height")
+            if isinstance(width, int) and isinstance(height, int):
+                yield width, height
 
 
 def find_sources(layout: Layout, beside: Beside) -> dict[str, Source]:
@@ -67,8 +76,8 @@ def mask_source(layout: Layout, name: str, beside: Beside) -> Source:
     split, suffix = layout.splits[name], layout.image_suffix
     names = split.names
     if names is None:
-        found = images_in(split.images, (suffix.lower(),))
-        names = [image for image in found if image.endswith(suffix)]  # as the host does
+        names = within(split.images, files_under(split.images))
+        names = sorted(name for name in names if name.endswith(suffix))  # as the host does
     stems = [image.removesuffix(suffix) for image in names]
     masks, mask_suffix = Path(str(split.annotations)), layout.mask_suffix
     if layout.mask_table:
@@ -86,17 +95,18 @@ def folder_source(layout: Layout, name: str, beside: Beside) -> Source:
     split = layout.splits[name]
     keys: dict[str, Any] = dict(data_prefix=place(split.images, layout))
     if split.names is None:
-        return Source(keys, images_in(split.images, SUFFIXES))
+        folder = str(split.images)
+        samples = samples_of(folder, class_folders(folder, layout.classes)[0])
+        return Source(keys, within(split.images, (path for path, _ in samples)))
     labels = {label: i for i, label in enumerate(layout.classes)}
     lines = [f"{image} {labels[image.partition('/')[0]]}" for image in split.names]
     keys["ann_file"] = place(beside.add_list(name, lines), layout)
     return Source(keys, split.names)
 
 
-def images_in(folder: Path, suffixes: Collection[str]) -> list[str]:
-    """List the files of a folder and the folders within that have a suffix, sorted."""
-    paths = (Path(path).relative_to(folder).as_posix() for path in files_under(folder))
-    return sorted(path for path in paths if path.lower().endswith(tuple(suffixes)))
+def within(folder: Path, paths: Iterable[str]) -> list[str]:
+    """Write the paths of files of a folder relative to it, with `/` between folders."""
+    return [Path(path).relative_to(folder).as_posix() for path in paths]
 
 
 def place(path: Path, layout: Layout) -> str:

@@ -15,6 +15,7 @@ from mmengine.registry import DefaultScope
 
 from .. import weights
 from ..arch import ARCHS
+from ..engine.harden import last_name
 from .changes import Swap, SwapError, as_list, brief, is_list
 from .lazy import name_classes
 from .measure import Flow, Map, check_swap, measure_old
@@ -52,7 +53,7 @@ def make_swap(cfg: Config, arch: str, checkpoint: str | None = None) -> Swap:
     cfg = copy.deepcopy(cfg)
     name_classes(cfg)
     network, path = find_network(cfg.model)
-    if network.backbone.get("type", "").rpartition(".")[2] == "HireMLP":
+    if last_name(network.backbone.get("type")) == "HireMLP":
         raise SwapError(f"{path}backbone is HireMLP already; set its arch by hand")
     refuse_tied(network)
     swap = Swap(cfg, arch, network, path, original=copy.deepcopy(network))
@@ -199,7 +200,7 @@ def replace_pooling(swap: Swap, old: Flow) -> None:
     if not head:
         raise SwapError("the classifier has no head")
     swap.set(network, path, "neck", ConfigDict(type="GlobalAveragePooling"))
-    if not str(head.type).endswith("LinearClsHead"):
+    if last_name(head.type) != "LinearClsHead":
         old_backbone, given = swap.original.backbone, old.backbone[-1].channels
         classes = head.get("num_classes") or old_backbone.get("num_classes") or given
         if not classes:

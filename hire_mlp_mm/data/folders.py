@@ -107,11 +107,11 @@ def check_folders(
             number
         )
     if labelled:
-        check_classes(report, found, classes)
+        report_classes(report, found, classes)
     return report
 
 
-def check_classes(report: Report, found: Folders, classes: Sequence[str] | None) -> None:
+def report_classes(report: Report, found: Folders, classes: Sequence[str] | None) -> None:
     """Put into a report what the folders of classes say of the classes."""
     report.faults += faults_of_folders(found, classes)
     names = classes if classes is not None and len(classes) == len(found.images) else found.images

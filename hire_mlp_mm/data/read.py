@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..errors import UserError
 from . import class_folders, coco_folder, segmentation, voc, yolo
 from .layout import Hints, Layout
-from .report import few
+from .report import count, few
 from .tree import Tree, suffix_of
 
 ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
@@ -75,7 +75,8 @@ def read_layout(folder: Path, hints: Hints | None = None) -> Layout:
         raise UserError(not_understood(folder, tree, hints))
     (reader, what), *others = found
     layout = reader.read(tree, what, hints)
-    notes.insert(0, f"{layout.kind}: {len(layout.classes)} classes ({few(layout.classes, 20)})")
+    number = count(len(layout.classes), "classes")
+    notes.insert(0, f"{layout.kind}: {number} ({few(layout.classes, 20)})")
     if others:
         kinds = " and ".join(other.kind for other, _ in others)
         notes.append(f"{kinds} found, too; {reader.kind} says more of what the data mean")

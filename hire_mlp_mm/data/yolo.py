@@ -19,7 +19,6 @@ from .layout import Hints, Layout, Split
 from .report import count, few, listed
 from .splits import ALL, complete, note_overlap
 from .tree import (
-    IMAGE_WORDS,
     Tree,
     belongs,
     common_folder,
@@ -29,6 +28,7 @@ from .tree import (
     parent,
     read_lines,
     relative,
+    role_of,
     split_of,
     split_of_folder,
     stem_of,
@@ -194,7 +194,7 @@ def ends_of(path: str) -> list[str]:
     ends = [] if parts else [""]
     for start, part in enumerate(parts):
         ends.append("/".join(parts[start:]))
-        if split_of(part) or part.lower() in IMAGE_WORDS:
+        if split_of(part) or role_of(part) == "images":
             break
     return ends
 

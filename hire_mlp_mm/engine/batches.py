@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.structures import BaseDataElement
 from torch import nn
 
@@ -16,6 +17,8 @@ from ..errors import DataError, UserError, describe
 from ..hire_mlp import HireMLPNet
 from ..registry import HOOKS
 from .processes import lost_contact
+
+PACKED = "does each pipeline end in PackDetInputs, PackSegInputs or PackInputs?"
 
 
 @HOOKS.register_module()
@@ -47,7 +50,9 @@ class BatchHook(Hook):
     def message(self, fault: str) -> str:
         """Write the line of a failure: the fault, what to set if that is known, the images."""
         place = "the model failed" if self.in_model else "the iteration failed"
-        line = "; ".join([f"{place} with {fault}", *other_channels(self.runner.model)])
+        hints = [*other_channels(self.runner.model), *lone_value(fault)]
+        hints += [PACKED] if fault == "KeyError: 'inputs'" else []
+        line = "; ".join([f"{place} with {fault}", *hints])
         return f"{line}; the batch was {some([*samples(self.batch)])}"
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
@@ -80,10 +85,18 @@ def one_line_errors(runner: Any = None) -> Iterator[None]:
         if runner is None or (hook is not None and hook.runner is None):
             traceback.print_exc()  # the class that refuses its config may be at fault
             raise UserError(f"what the config describes cannot be built: {fault}") from error
+        if hook is not None and hook.batch is None and in_collation(error):
+            raise DataError(f"samples cannot be put into a batch: {fault}; {PACKED}") from error
         if hook is None or hook.batch is None:
             raise
         runner.logger.error(traceback.format_exc())
         raise DataError(hook.message(fault)) from error
+
+
+def in_collation(error: Exception) -> bool:
+    """Tell whether an error was raised where samples become a batch, in a worker, too."""
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return "pseudo_collate" in [*frames, *re.findall(r", in (\w+)\n", str(error))]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -91,6 +104,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     inner: Any = model
     while is_model_wrapper(inner):
         inner = inner.module
+    return inner
+
+
+def tested(model: nn.Module) -> nn.Module:
+    """Return the model within such wrappers and within those for test-time augmentation."""
+    inner: Any = unwrapped(model)
+    while isinstance(inner, BaseTTAModel):
+        inner = unwrapped(inner.module)
     return inner
 
 
@@ -113,6 +134,16 @@ def other_channels(model: nn.Module) -> Iterator[str]:
         if expected != given:
             key = ".".join(filter(None, ("model", path, name)))
             yield f"the backbone gives it {given} channels: set {key}.in_channels, now {expected}"
+
+
+def lone_value(fault: str) -> Iterator[str]:
+    """Yield what to set where BatchNorm had a single value of a channel."""
+    if "more than 1 value per channel" in fault:
+        yield (
+            "a batch of one image with a map of 1 x 1 pixel leaves BatchNorm nothing to compare: "
+            "set train_dataloader.batch_size to 2 or more and, for the last batch, "
+            "train_dataloader.drop_last=True"
+        )
 
 
 def samples(batch: Any) -> Iterator[tuple[str, str]]:

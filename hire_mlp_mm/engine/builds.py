@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,18 +13,24 @@ from typing import Any
 from mmengine import registry as root
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, Registry
+from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
-from ..errors import UserError, short
+from ..errors import UserError, describe, short
 from ..registry import SCOPE
-from .harden import SPLITS, name_of
+from .harden import SPLITS, last_name, name_of
 
 REGISTRIES = [value for value in vars(root).values() if isinstance(value, Registry)]
+
+# What a run reads of a config.
+READ = frozenset(
+    name for kind in (Runner, FlexibleRunner) for name in inspect.signature(kind).parameters
+) | {"auto_scale_lr", "custom_imports", "runner_type", "sync_bn", "tta_model", "tta_pipeline"}
 
 # What Python and mmengine say of a class that refuses its arguments, or that nobody knows.
 UNKNOWN_ARGUMENT = re.compile(r"got an unexpected keyword argument '(\w+)'")
 MISSING_ARGUMENT = re.compile(r"(\w+)\.__init__\(\) missing \d+ required .*?: '(\w+)'")
-UNKNOWN_CLASS = re.compile(r"(\S+) is not in the \S+ registry")
+UNKNOWN_CLASS = re.compile(r"(\S+) is not in the .+? registry")
 
 
 @contextmanager
@@ -39,6 +46,8 @@ def named_faults(cfg: Config) -> Iterator[None]:
         raise
     except Exception as error:  # of a class of anybody's
         line = fault_of(error, cfg)
+        if not line and (line := failed_part(error, cfg)):
+            traceback.print_exc()  # the class may be at fault
         if not line:
             raise
         raise UserError(line) from error
@@ -53,7 +62,7 @@ def fault_of(error: Exception, cfg: Config) -> str:
     """
     text = str(error)
     finders = (own_refusal, unknown_argument, missing_argument, unknown_class, fixed_classes)
-    lines = (find(error, text, cfg) for find in (*finders, unbalanced))
+    lines = (find(error, text, cfg) for find in (*finders, unbalanced, none_called))
     return next(filter(None, lines), "")
 
 
@@ -94,13 +103,31 @@ def unknown_class(error: Exception, text: str, cfg: Config) -> str:
     if not isinstance(error, KeyError) or not found:
         return ""
     name = found[1].strip("'\"").removeprefix(f"{SCOPE}.")
-    paths = [path for path, part in parts_of(cfg) if kind_of(part) == name]
-    if not paths:
+    for path, part in parts_of(cfg):
+        for key in ("type", "constructor"):
+            if name_of(part.get(key) or "").removeprefix(f"{SCOPE}.") == name:
+                return no_class(f"{path}.{key}", name, cfg)
+    return ""
+
+
+def none_called(error: Exception, text: str, cfg: Config) -> str:
+    """Name a type that no registry has, where a class got None in its place."""
+    if not isinstance(error, (TypeError, AttributeError)) or "None" not in text:
         return ""
+    for path, part in parts_of(cfg):
+        if isinstance(part.get("type"), str) and not classes_of(part, cfg):
+            line = no_class(f"{path}.type", kind_of(part), cfg)
+            if "did you mean" in line:  # not every dict with a type is built
+                return line
+    return ""
+
+
+def no_class(key: str, name: str, cfg: Config) -> str:
+    """Say that no class has the name at a key, and which one may be meant."""
     known = {one.rpartition(".")[2]: one for one in known_classes(cfg)}
     near = difflib.get_close_matches(name, known, 1, 0.7)
     ask = f"did you mean {near[0]!r}?" if near else "is its package among custom_imports?"
-    return f"{paths[0]}.type: no class is called {name!r}; {ask}"
+    return f"{key}: no class is called {name!r}; {ask}"
 
 
 def fixed_classes(error: Exception, text: str, cfg: Config) -> str:
@@ -126,13 +153,41 @@ def unbalanced(error: Exception, text: str, cfg: Config) -> str:
     if not isinstance(error, NotImplementedError):
         return ""
     for path, part in parts_of(cfg):
-        if kind_of(part).rpartition(".")[2] == "ClassBalancedDataset":
+        if last_name(part.get("type")) == "ClassBalancedDataset":
             inner = kind_of(part.get("dataset") or {})
             return (
                 f"{path}: ClassBalancedDataset asks which classes an image has, and {inner} does "
                 f"not say it (get_cat_ids); set {path} to the {inner} alone"
             )
     return ""
+
+
+def failed_part(error: Exception, cfg: Config) -> str:
+    """Name the innermost part of a config that was being made when an error was raised.
+
+    Of an assertion without words, what it asked for is said.
+    """
+    if isinstance(error, OSError):
+        return ""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    parts = [*parts_of(cfg)]
+    for frame in reversed(frames):
+        if frame.f_code.co_name != "__init__" or "self" not in frame.f_locals:
+            continue
+        made = type(frame.f_locals["self"]).__name__
+        alike = [pair for pair in parts if last_name(pair[1].get("type")) == made]
+        if alike:
+            # Of several parts of a class, the one whose arguments the frame has.
+            path, part = max(alike, key=lambda pair: agreeing(pair[1], frame.f_locals))
+            asked = "" if str(error) else traceback.extract_tb(error.__traceback__)[-1].line
+            fault = describe(error) + (f": {asked}" if asked else "")
+            return f"{describe_part(path, part)} cannot be built: {fault}"
+    return ""
+
+
+def agreeing(part: Any, found: dict[str, Any]) -> bool:
+    """Tell whether a part's arguments are those that a frame has."""
+    return all(repr(found.get(key, value)) == repr(value) for key, value in part.items())
 
 
 # Parts of a config ------------------------------------------------------------------------------
@@ -164,6 +219,15 @@ def cure(path: str, key: str, arguments: set[str]) -> str:
     """Say what to do about an argument that a class does not have."""
     near = difflib.get_close_matches(key, arguments, 1, 0.6)
     return f"; did you mean {near[0]!r}?" if near else f"; delete {path}.{key}"
+
+
+def misspelt_keys(cfg: Config) -> Iterator[str]:
+    """Yield a line for each key of a config that no run reads, and that looks like one it reads."""
+    known = READ - {"tta_pipeline"}  # which a config's test_pipeline looks like
+    for key in cfg:
+        near = difflib.get_close_matches(str(key), known, 1, 0.85) if key not in READ else []
+        if near and not str(key).startswith(f"{near[0]}_"):
+            yield f"the config's {key} has no effect; did you mean {near[0]!r}?"
 
 
 # Classes ----------------------------------------------------------------------------------------

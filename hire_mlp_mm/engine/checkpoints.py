@@ -14,7 +14,6 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as HostCheckpointHook
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel
 from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner, find_latest_checkpoint
@@ -37,7 +36,7 @@ from ..hire_mlp import HireMLPNet
 from ..registry import HOOKS
 from ..torch_file import load_data
 from ..weights import check_digest, digest_in, fetch
-from .batches import unwrapped
+from .batches import tested
 from .builds import arguments_of
 from .resume import check_undamaged, meta_of_training
 
@@ -219,10 +218,7 @@ def whole_model(runner: Any) -> nn.Module:
     """Return a runner's model, unwrapped; without its numbers, if a strategy has divided them."""
     if "strategy" in runner.cfg:
         return MODELS.build(copy.deepcopy(runner.cfg.model)).to("meta")
-    model: Any = unwrapped(runner.model)
-    while isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
+    return tested(runner.model)
 
 
 def tensors_of(state: Mapping[str, Any]) -> StateDict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import glob
 import importlib.util
@@ -17,12 +18,14 @@ from mmengine.config import Config
 from ..errors import UserError, describe
 from ..host_faults import CONFIGS
 from ..registry import SCOPE
+from .harden import last_name
 
 NOTE = "last_checkpoint"  # mmengine's, in a work dir: the path of the newest checkpoint
 MOST = 4  # missing paths that one line names
 
-# Data sets of MMPretrain that fetch themselves where they are missing.
-DOWNLOADING = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
+# Data sets of MMPretrain that fetch themselves where they are missing: the side of their images in
+# pixels, which they give without a step that loads them.
+DOWNLOADING = {"CIFAR10": 32, "CIFAR100": 32, "MNIST": 28, "FashionMNIST": 28}
 
 
 def find_config(name: str) -> Path:
@@ -72,11 +75,22 @@ def check_file(path: str, what: str) -> None:
         raise UserError(f"{what} {path} not found")
 
 
+def check_new_folder(folder: str | os.PathLike[str], option: str = "") -> None:
+    """Raise UserError, which begins with an option if one is named, unless a folder is new."""
+    is_folder = os.path.isdir(folder)
+    if os.path.lexists(folder) and not (is_folder and not os.listdir(folder)):
+        what = "is not empty" if is_folder else "is a file"
+        name = f"{option} {folder}".strip()
+        raise UserError(f"{name} {what}; name a new folder, for nothing is overwritten")
+
+
 def newest_checkpoint(folder: str) -> str | None:
-    """Return the checkpoint in a folder that its note names, or else the one written last."""
+    """Return the checkpoint that a folder's note names, or else the one written there last."""
     noted = read_note(folder)
-    if noted and os.path.isfile(os.path.join(folder, os.path.basename(noted))):
-        return os.path.join(folder, os.path.basename(noted))
+    # The folder may have been moved since the note was written.
+    for path in (os.path.join(folder, os.path.basename(noted)), noted) if noted else ():
+        if os.path.isfile(path):
+            return path
     found = glob.glob(os.path.join(glob.escape(folder), "*.pth"))
     return max(found, key=os.path.getmtime, default=None)
 
@@ -132,6 +146,28 @@ def missing_data(cfg: Config, missing: list[tuple[str, str, str]]) -> str:
     return f"{', '.join(said[:MOST])}{more}; {', and '.join(cures)}"
 
 
+def nested(dataset: Any, key: str = "") -> Iterator[tuple[Any, str]]:
+    """Yield (part, key) of a config's data set, of the first one within it, and so on."""
+    while isinstance(dataset, dict):
+        yield dataset, key
+        several = dataset.get("datasets")
+        name = "datasets.0" if several else "dataset"
+        dataset, key = several[0] if several else dataset.get("dataset"), f"{key}.{name}"
+
+
+def innermost(dataset: Any) -> Any:
+    """Return the data set that reads files, within those that repeat, mix or join it."""
+    return [part for part, _ in nested(dataset)][-1]
+
+
+def model_of(cfg: Config) -> Any:
+    """Copy the part of a config that makes the model, with all that mmengine's runner adds."""
+    model = copy.deepcopy(cfg.model)
+    if cfg.get("data_preprocessor"):
+        model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
+    return model
+
+
 def variables(cfg: Config) -> dict[str, str]:
     """Return the variables of the environment that a config reads, each with its value there."""
     named = re.findall(r"\{\{['\"]?\s*\$(\w+)\s*:\s*(\S*?)\s*['\"]?\}\}", cfg.text)
@@ -153,8 +189,14 @@ def data_paths(part: Any, key: str) -> Iterator[tuple[str, str, str]]:
         return
     for name, inner in part.items():
         yield from data_paths(inner, f"{key}.{name}")
-    kind = str(part.get("type")).rpartition(".")[2]  # guarded or not
+    kind = last_name(part.get("type"))  # guarded or not
     root, annotations = part.get("data_root") or "", part.get("ann_file") or ""
+    for name, path in (("data_root", root), ("ann_file", annotations)):
+        if not isinstance(path, str):
+            raise UserError(
+                f"{key}.{name} is a {type(path).__name__}; expected one path: for several files, "
+                f"a ConcatDataset whose datasets have one each"
+            )
     elsewhere = part.get("backend_args") and "evaluator" not in key  # a metric reads locally
     if kind in DOWNLOADING or elsewhere or "://" in root or "://" in annotations:
         return

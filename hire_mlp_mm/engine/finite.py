@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..errors import UserError
 from ..registry import HOOKS
-from .batches import samples, unwrapped
+from .batches import samples, some, unwrapped
 from .resume import read_note
 
 
@@ -77,12 +77,12 @@ class FiniteHook(Hook):
         if not stop:
             return
         loss = float(self.loss)
-        from_all = all_gather_object((loss, [path for path, _ in samples(self.batch)]))
+        from_all = all_gather_object((loss, [*samples(self.batch)]))
         bad = [pair for pair in from_all if not math.isfinite(pair[0])]
         found = f"a gradient is NaN or Inf (the loss is {loss})"
         if bad:
             found = f"the loss is {bad[0][0]}"
-        images = ", ".join(path for _, paths in bad or from_all for path in paths)
+        images = some([image for _, images in bad or from_all for image in images])
         rate = next(iter(runner.optim_wrapper.get_lr().values()))[0]
         raise UserError(
             f"iteration {runner.iter + 1}: {found}, with the images {images} and the learning rate "

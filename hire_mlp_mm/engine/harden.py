@@ -84,6 +84,11 @@ def name_of(kind: Any) -> str:
     return kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
 
 
+def last_name(kind: Any) -> str:
+    """Return the name of a class without its scope, where a config has the class itself, too."""
+    return str(getattr(kind, "__name__", kind or "")).rpartition(".")[2]
+
+
 def harden_loader(loader: ConfigDict, training: bool) -> None:
     """Have a data loader's files checked, its batches placed, and its workers end with it."""
     if isinstance(loader.get("dataset"), dict):
@@ -131,7 +136,7 @@ def harden_loop(train_cfg: ConfigDict) -> None:
     """Have a training begin its data where its checkpoint was."""
     by_epoch = train_cfg.pop("by_epoch", True)
     kind = train_cfg.get("type") or (LOOPS[0] if by_epoch else LOOPS[1])
-    name = name_of(kind).rpartition(".")[2]
+    name = last_name(kind)
     # Another loop (of a host, or the user's) goes its own way: its data begin anew.
     train_cfg.type = f"{SCOPE}.{name}" if name in LOOPS else kind
 
@@ -144,7 +149,7 @@ def harden_hooks(cfg: Config) -> None:
     hooks = list(cfg.get("custom_hooks") or ())
     given = [hook for hook in [*cfg.default_hooks.values(), *hooks] if isinstance(hook, dict)]
     for hook in given:
-        if name_of(hook.get("type", "")).rpartition(".")[2] == "CheckpointHook":
+        if last_name(hook.get("type")) == "CheckpointHook":
             hook["type"] = f"{SCOPE}.CheckpointHook"
     types = [hook.get("type") for hook in given]
     names = [f"{SCOPE}.{name}" for name in HOOKS]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
 
 from ..arch import resolve_arch
 from ..errors import UserError, describe
-from .builds import arguments_at, describe_part, kind_of
+from .builds import READ, arguments_at, describe_part
+from .harden import last_name
 
 NEAR = 0.85  # how alike a new key and a known one are if the new one is a slip
 
@@ -33,6 +35,9 @@ def merge_options(cfg: Config, options: dict[str, Any]) -> None:
         try:
             owner = find_owner(cfg, key, value)
             path, _, name = key.rpartition(".")
+            if isinstance(owner, dict) and isinstance(owner.get(name), tuple):
+                # `scale=400,300` is read as a list, and mmcv takes sizes as tuples alone.
+                value = tuple(value) if isinstance(value, list) else value
             if isinstance(owner, list) and not isinstance(value, dict):  # mmengine merges dicts
                 key, value = path, [value if str(i) == name else one for i, one in enumerate(owner)]
             cfg.merge_from_dict({key: value})
@@ -61,6 +66,8 @@ def find_owner(cfg: Config, key: str, value: Any) -> Any:
             continue
         if not isinstance(owner, (Config, dict)):
             raise refusal(key, f"{path} is {owner!r}, and has no {name!r}")
+        if depth == 0:
+            check_variable(cfg, name, key)
         if name not in owner:
             check_new(cfg, owner, path, name, key)
             return None
@@ -72,6 +79,34 @@ def find_owner(cfg: Config, key: str, value: Any) -> Any:
         has = ", ".join([*inner][:6])
         raise refusal(key, f"{describe_part(key, inner)} is a dict with {has}: set one, {key}.type")
     return owner
+
+
+def check_variable(cfg: Config, name: str, key: str) -> None:
+    """Raise UserError where a key is a variable whose value has been put elsewhere already."""
+    if name not in cfg or name in READ:
+        return
+    parts = {one: cfg[one] for one in cfg if one in READ}
+    places = [*places_of(cfg[name], parts)]
+    if places:
+        more = f" and {len(places) - 4} more" if len(places) > 4 else ""
+        raise refusal(
+            key,
+            f"{name} is a variable of the config, which has been read; set what it stands for: "
+            f"{', '.join(places[:4])}{more}",
+        )
+
+
+def places_of(value: Any, part: Any, path: str = "") -> Iterator[str]:
+    """Yield the keys within a part of a config that have a value, or a path that begins with it."""
+    if isinstance(part, (list, tuple)):
+        part = dict(enumerate(part))
+    for name, inner in part.items() if isinstance(part, dict) else ():
+        key = f"{path}.{name}" if path else str(name)
+        begun = isinstance(value, str) and "/" in value and str(inner).startswith(value)
+        if begun or (type(inner) is type(value) and inner == value):
+            yield key
+        else:
+            yield from places_of(value, inner, key)
 
 
 def refusal(key: str, why: str) -> UserError:
@@ -115,7 +150,7 @@ def fields_of(owner: Any, name: str) -> dict[str, Any] | None:
     """Return what None, or the name of HireMLP's arch, stands for as a dict; None of all else."""
     if owner[name] is None:
         return {}
-    of_ours = name == "arch" and kind_of(owner).rpartition(".")[2] == "HireMLP"
+    of_ours = name == "arch" and last_name(owner.get("type")) == "HireMLP"
     if not of_ours or not isinstance(owner[name], str):
         return None
     fields = dataclasses.asdict(resolve_arch(owner[name]))

@@ -10,6 +10,7 @@ from mmengine.device import get_device
 
 from ..errors import UserError
 from ..registry import SCOPE
+from .config import check_new_folder
 
 
 def mixed_precision(cfg: Config, dtype: str) -> None:
@@ -49,8 +50,7 @@ def draw_predictions(cfg: Config, folder: str) -> None:
     """Have every prediction of a test drawn beside its ground truth into a new folder."""
     from ..data.palette import VISUALIZER_OF
 
-    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-        raise UserError(f"--show-dir {folder} has files already; name a new folder")
+    check_new_folder(folder, "--show-dir")
     if not cfg.get("visualizer"):
         cfg.visualizer = ConfigDict(type=VISUALIZER_OF[cfg.default_scope])
     given = (cfg.get("default_hooks") or {}).get("visualization") or {}

@@ -79,11 +79,15 @@ def as_image(inputs: Any) -> np.ndarray:
     return image
 
 
+def enlarged(image: np.ndarray) -> int | None:
+    """Return the side in pixels to which a classifier's image (H, W, 3) has to grow, if it has."""
+    return LEAST_SIDE if min(image.shape[:2]) < LEAST_SIDE else None
+
+
 def draw(visualizer: Any, image: np.ndarray, sample: Any, file: str, score_thr: float) -> None:
     """Draw a data sample of any of the hosts into an image (H, W, 3), RGB, and write it."""
     if hasattr(visualizer, "visualize_cls"):
-        size = LEAST_SIDE if min(image.shape[:2]) < LEAST_SIDE else None
-        visualizer.visualize_cls(image, sample, resize=size, out_file=file)
+        visualizer.visualize_cls(image, sample, resize=enlarged(image), out_file=file)
         return
     # Of MMDetection's and MMSegmentation's samples, only the first one's have scores.
     options = dict(pred_score_thr=score_thr) if "pred_instances" in sample else {}

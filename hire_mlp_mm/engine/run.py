@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..files import CURE
 from ..registry import SCOPE
 from .batches import one_line_errors
-from .builds import named_faults
+from .builds import misspelt_keys, named_faults
 from .config import check_data, check_file, read_config
 from .harden import SPLITS, harden
 from .merging import merge_options
@@ -45,6 +45,8 @@ def load_config(
     merge_options(cfg, options or {})
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get("work_dir") or f"work_dirs/{Path(cfg.filename).stem}"
+    if Path(cfg.work_dir).is_file():
+        raise UserError(f"work_dir {cfg.work_dir} is a file; name a folder")
     if cfg.default_scope == "mmpretrain":  # as its own tools do
         for split in SPLITS:
             if cfg.get(f"{split}_dataloader"):
@@ -119,4 +121,6 @@ def build_runner(cfg: Config) -> Any:
     with one_line_errors(), named_faults(cfg):
         runner = RUNNERS.build(cfg)
     runner.logger.info(mmcv_ops.describe())
+    for line in misspelt_keys(cfg):
+        runner.logger.warning(line)
     return runner

@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ..data.listing import is_image
+from ..data.tree import left_behind
 from ..errors import DataError, UserError, describe
 
-IMAGES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
-    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
-)
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
 FPS = 25.0  # of a video that does not say it
 
@@ -89,22 +87,22 @@ def walk(folder: str, passed_over: Counter[str]) -> Iterator[str]:
     seen: set[str] = set()  # links may lead round in circles
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        hidden = [one for one in folders if one.startswith(".") or one == "__MACOSX"]
-        passed_over.update({"hidden folders": len(hidden)} if hidden else {})
-        folders[:] = [] if real in seen else sorted(set(folders) - set(hidden))
+        left = [one for one in folders if left_behind(one)]
+        passed_over.update(str(left_behind(one)) for one in left)
+        folders[:] = [] if real in seen else sorted(set(folders) - set(left))
         for file in [] if real in seen else sorted(files):
-            suffix = os.path.splitext(file)[1].lower()
-            if suffix in IMAGES + VIDEOS and not file.startswith("."):
+            kind, suffix = left_behind(file), os.path.splitext(file)[1].lower()
+            if kind is None and (is_image(file) or suffix in VIDEOS):
                 yield os.path.join(place, file)
             else:
-                passed_over["hidden files" if file.startswith(".") else suffix or "no suffix"] += 1
+                passed_over[kind or suffix or "no suffix"] += 1
         seen.add(real)
 
 
 def describe_passed(passed_over: Counter[str]) -> str:
     """Say in a line what was passed over."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in passed_over.items())
-    return f"passed over what is no image or video by its suffix: {kinds}"
+    return f"passed over what is no image or video: {kinds}"
 
 
 # Reading ----------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ..engine.config import check_file
-from ..engine.resume import NOTE, read_note
+from ..engine.config import check_file, newest_checkpoint
 from ..errors import UserError
 
 # At the beginning of a line in every config that a training has written beside its checkpoints.
@@ -24,18 +23,13 @@ def find_checkpoint(name: str) -> str:
     if not os.path.isdir(name):
         check_file(name, "checkpoint or work dir")
         return name
-    folder = Path(name)
-    best = sorted(folder.glob("best_*.pth"), key=lambda path: path.stat().st_mtime)
+    best = sorted(Path(name).glob("best_*.pth"), key=lambda path: path.stat().st_mtime)
     if best:
         return str(best[-1])
-    noted = read_note(name)
-    # The folder may have been moved since the note was written.
-    for path in (folder / Path(noted).name, Path(noted)) if noted else ():
-        if path.is_file():
-            return str(path)
-    raise UserError(
-        f"{name} has neither a best_*.pth nor a checkpoint that its {NOTE} names; name a file"
-    )
+    newest = newest_checkpoint(name)
+    if newest is None:
+        raise UserError(f"{name} has no checkpoint, neither best_*.pth nor another .pth file")
+    return newest
 
 
 def find_config_of(checkpoint: str) -> str:

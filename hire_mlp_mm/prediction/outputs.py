@@ -36,15 +36,6 @@ KEPT = (".jpg", ".jpeg", ".png")  # other pictures become PNG
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG"}  # others become MP4
 
 
-def check_folder(folder: Path) -> None:
-    """Raise UserError unless a folder is new or empty."""
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if os.path.lexists(folder):
-        what = "is not empty" if folder.is_dir() else "is a file"
-        raise UserError(f"{folder} {what}; name a new folder, for nothing is overwritten")
-
-
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Give a path to write to, which becomes `path` when all is written, and else is removed.

@@ -11,8 +11,8 @@ import numpy as np
 from mmengine.registry import VISUALIZERS
 
 from ..data.palette import VISUALIZER_OF, Colour
+from ..engine.pictures import enlarged
 
-LEAST_SIDE = 224  # of a classifier's picture: smaller images have no room for text
 LEAST_NAMED = 0.002  # of the pixels of an image, for a class's name to be written
 numbers = itertools.count()
 
@@ -54,8 +54,7 @@ class Artist:
     def draw(self, image: np.ndarray, sample: Any) -> np.ndarray:
         """Draw a data sample into a copy of an image (H, W, 3), RGB; a small one grows."""
         if self.scope == "mmpretrain":
-            short = min(image.shape[:2])
-            size = LEAST_SIDE if short < LEAST_SIDE else None
+            size = enlarged(image)
             return self.visualizer.visualize_cls(image, sample, draw_gt=False, resize=size)
         options: dict[str, Any] = dict(draw_gt=False)
         # MMSegmentation sorts every pixel to find a place for a name.

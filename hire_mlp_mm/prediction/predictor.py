@@ -24,11 +24,15 @@ from torch import Tensor, nn
 
 from .. import weights
 from ..data.palette import palette_for
+from ..doctor import HOSTS
 from ..engine import load_config
+from ..engine.agreement.classes import heads
 from ..engine.backbones import backbones, fuse_model, run_in
 from ..engine.batches import one_line_errors
 from ..engine.builds import named_faults
 from ..engine.checkpoints import load_checked, load_from_file, tensors_of
+from ..engine.config import innermost, model_of
+from ..engine.harden import last_name
 from ..errors import DataError, UserError, describe, first_line
 from ..files import IMAGES
 from ..fuse import FusedHireMLP
@@ -38,7 +42,6 @@ from .origin import find_checkpoint, find_config_of
 from .pictures import Artist, as_rgb
 from .results import Choice, pick, results_of
 
-TASKS = {"mmdet": "detection", "mmseg": "segmentation", "mmpretrain": "classification"}
 SCORE_THR = 0.3
 DTYPES = ("bfloat16", "float16")
 AHEAD = 8  # batches that are read ahead, so that images of one size find each other
@@ -138,16 +141,16 @@ class Predictor:
         self.config = os.fspath(config) if config else find_config_of(self.checkpoint)
         self.cfg = load_config(self.config, options=cfg_options)
         self.scope: str = self.cfg.default_scope
-        if self.scope not in TASKS:
+        if self.scope not in HOSTS:
             raise UserError(
-                f"config {self.config} is of {self.scope}; expected one of {', '.join(TASKS)}"
+                f"config {self.config} is of {self.scope}; expected one of {', '.join(HOSTS)}"
             )
-        self.task = TASKS[self.scope]
+        self.task = HOSTS[self.scope]
         if score_thr is not None and self.task != "detection":
             raise UserError(f"a score threshold is for detectors; this is a {self.task} model")
         self.device = find_device(device)
-        self.model, meta = load_model(self.cfg, self.checkpoint)
         self.dtype = find_dtype(dtype)
+        self.model, meta = load_model(self.cfg, self.checkpoint)
         self.change_model(fused)
         self.classes = names_of(meta, self.cfg, self.model)
         self.palette = palette_for(meta.get("palette"), len(self.classes))
@@ -328,10 +331,8 @@ def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict[str, Any]]
     """
     reads = load_from_hire_mlp if checkpoint.startswith(weights.SCHEME) else load_from_file
     data = reads(checkpoint, "cpu")
-    if cfg.get("data_preprocessor"):  # where mmengine's runner takes it from
-        cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)
     with building(cfg):
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        model = revert_sync_batchnorm(MODELS.build(model_of(cfg)))
     state = data.get("state_dict", data)
     load_checked(tensors_of(state), model, f"checkpoint {checkpoint}")
     meta = (data.get("meta") or {}).get("dataset_meta") or {}
@@ -347,19 +348,17 @@ def building(cfg: Config) -> Iterator[None]:
         yield
 
 
-def innermost_dataset(cfg: Config) -> dict[str, Any]:
-    """Return the first data set that a config tests on, out of those around it."""
-    dataset: Any = (cfg.get("test_dataloader") or {}).get("dataset") or {}
-    while "pipeline" not in dataset and (dataset.get("dataset") or dataset.get("datasets")):
-        dataset = dataset.get("dataset") or dataset["datasets"][0]
-    return dataset
+def tested_dataset(cfg: Config) -> dict[str, Any]:
+    """Return the first data set that a config tests on; an empty dict where there is none."""
+    found: dict[str, Any] = innermost((cfg.get("test_dataloader") or {}).get("dataset") or {})
+    return found
 
 
 def names_of(meta: dict[str, Any], cfg: Config, model: nn.Module) -> list[str]:
     """Name the classes as the checkpoint does, or the config's data set, and number the others."""
     names = meta.get("classes")
     if not names:
-        dataset = innermost_dataset(cfg)
+        dataset = tested_dataset(cfg)
         names = (dataset.get("metainfo") or {}).get("classes")
         if not names and dataset.get("type"):
             with (
@@ -368,8 +367,7 @@ def names_of(meta: dict[str, Any], cfg: Config, model: nn.Module) -> list[str]:
             ):
                 names = getattr(registry.get(dataset["type"]), "METAINFO", {}).get("classes")
     names = [names] if isinstance(names, str) else [str(name) for name in names or ()]
-    numbers = [getattr(module, "num_classes", None) for module in model.modules()]
-    count = max((n for n in numbers if isinstance(n, int)), default=0)
+    count = max((number for _, _, number in heads(model)), default=0)
     return names + [f"class {label}" for label in range(len(names), count)]
 
 
@@ -389,14 +387,11 @@ def build_pipeline(cfg: Config) -> tuple[Any, list[Any]]:
 
     What loads annotations is left out.
     """
-    pipeline = innermost_dataset(cfg).get("pipeline") or ()
     built = []
-    for step in pipeline:
-        name = step["type"] if isinstance(step["type"], str) else step["type"].__name__
-        name = name.rpartition(".")[2]
-        if name.startswith("Load") and "Image" not in name:
-            continue
-        built.append(TRANSFORMS.build(step))
+    for step in tested_dataset(cfg).get("pipeline") or ():
+        name = last_name(step["type"])
+        if not name.startswith("Load") or "Image" in name:
+            built.append(TRANSFORMS.build(step))
     if not built or not isinstance(built[0], LoadImageFromFile):
         raise UserError(
             f"{cfg.filename}: expected a test_dataloader.dataset.pipeline that begins with "

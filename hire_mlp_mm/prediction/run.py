@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..engine.config import check_new_folder
 from ..errors import DataError
 from .inputs import count_shots, describe_passed, find_inputs
-from .outputs import Boxes, Masks, Pictures, Table, check_folder
+from .outputs import Boxes, Masks, Pictures, Table
 from .predictor import Prediction, Predictor
 
 Say = Callable[[str], None]
@@ -75,7 +76,7 @@ def predict(
         >>> print(done.images, done.faults)
     """
     folder = Path(out)
-    check_folder(folder)
+    check_new_folder(folder)
     found = find_inputs([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)
     if found.passed_over:
         say(describe_passed(found.passed_over))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -171,3 +172,31 @@ def test_a_mistake_is_one_line(words, folder, tmp_path, capsys):
     assert WRONG[words] in err
     assert err.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["pets"]
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (dict(id=1, file_name="1.jpg"), "lacks height, width"),
+        (dict(id=1, file_name="1.jpg", width="64", height=48), 'has the size "64" x 48'),
+    ],
+)
+def test_a_check_lists_images_without_a_size(image, said, tmp_path, capsys):
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (64, 48)).save(tmp_path / split / "1.jpg")
+        box = dict(id=1, image_id=1, category_id=1, bbox=[1, 1, 9, 9], area=81, iscrowd=0)
+        content = dict(images=[image], annotations=[box], categories=[dict(id=1, name="cat")])
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    code, out, _ = outcome(capsys, "retinanet_hire_t_1x_coco", tmp_path, "--check")
+    assert code == 1
+    assert said in out
+
+
+def test_a_check_lists_images_that_cannot_be_opened(folder, capsys):
+    broken = next((folder / "train").glob("*/*"))
+    broken.write_bytes(b"no image")
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    code, out, _ = outcome(capsys, RECIPE, folder, "--check")
+    assert code == 1
+    assert f"    {broken} is no image that can be read" in out

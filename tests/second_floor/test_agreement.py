@@ -24,7 +24,7 @@ from hire_mlp_mm.engine.agreement import WARNED, differences, lines
 from hire_mlp_mm.engine.agreement.evaluators import figures
 from hire_mlp_mm.engine.agreement.sides import Run
 from hire_mlp_mm.engine.harden import harden
-from hire_mlp_mm.errors import DataError
+from hire_mlp_mm.errors import DataError, UserError
 from tests.conftest import NANO, ROOT
 
 SIZE = 64
@@ -356,6 +356,7 @@ def test_an_evaluator_takes_one_description(config):
     line = refused(cfg)
     assert "within val_dataloader.dataset have another metainfo each (palette)" in line
     second.metainfo.palette = first.metainfo.palette
+    first.indices, second.indices = [0], [1]
     train(cfg)
 
 
@@ -448,6 +449,67 @@ def test_part_of_the_images(values, cure, config, shapes, tmp_path):
     line = refused(cfg)
     assert "lists 2 images, and val_dataloader.dataset has 1 of them" in line
     assert cure in line
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            dict(val_dataloader__batch_size=2, val_dataloader__drop_last=True),
+            "val_dataloader.drop_last=True leaves out 1 of the 3 images of val_dataloader.dataset",
+        ),
+        (
+            dict(val_dataloader__sampler__type="InfiniteSampler"),
+            "val_dataloader.sampler (InfiniteSampler) has no end",
+        ),
+    ],
+    ids=["drop_last", "no end"],
+)
+@pytest.mark.parametrize("kind", ["detector", "segmentor"])
+def test_an_evaluation_has_all_images_once(kind, values, message, config, shapes, tmp_path):
+    root = Path(shutil.copytree(shapes, tmp_path / "shapes"))
+    write_shapes(root, train=4, val=3, size=SIZE)
+    cfg = config(kind, val_evaluator__ann_file=str(root / VAL), **values)
+    if kind == "segmentor":
+        del cfg.val_evaluator["ann_file"]
+    cfg.val_dataloader.dataset.data_root = str(root)
+    assert message in refused(cfg)
+
+
+@pytest.mark.parametrize("wrapper", ["RepeatDataset", "ConcatDataset"])
+def test_an_image_that_comes_twice(wrapper, config):
+    cfg = config("detector")
+    cfg.val_dataloader.dataset = WRAPPERS[wrapper](
+        cfg.val_dataloader.dataset, copy.deepcopy(cfg.val_dataloader.dataset)
+    )
+    assert "val_dataloader.dataset has 4 samples of 2 images, and val_evaluator" in refused(cfg)
+
+
+def test_a_file_of_another_encoding(config, shapes, tmp_path):
+    file = tmp_path / "marked.json"
+    file.write_bytes((shapes / VAL).read_text().encode("utf-8-sig"))
+    files = dict.fromkeys(("val_evaluator__ann_file", "val_dataloader__dataset__ann_file"))
+    train(config("detector", **dict.fromkeys(files, str(file))))
+
+
+def test_no_interval_of_validations(config):
+    line = refused(config("detector", train_cfg__val_interval=0))
+    assert line.startswith("train_cfg.val_interval is 0: set it to 1 or more")
+
+
+def test_classes_without_names(config):
+    cfg = config("segmentor")
+    del cfg.val_dataloader.dataset["metainfo"]
+    assert refused(cfg).endswith("set val_dataloader.dataset.metainfo.classes")
+
+
+@pytest.mark.parametrize("key", ["model__decode_head__ignore_index", "val_evaluator__ignore_index"])
+def test_a_class_that_is_ignored_is_said(key, config):
+    cfg = config("segmentor", **{key: 0})
+    train(cfg)
+    (log,) = Path(cfg.work_dir).glob("*/*.log")
+    said = key.removesuffix("__ignore_index").replace("__", ".")
+    assert f"{said} ignores label 0, the class background, and train_data" in log.read_text()
 
 
 def test_masks_that_are_not_there(config):
@@ -584,6 +646,20 @@ def two_labels(shapes, tmp_path) -> str:
     return str(root)
 
 
+WINDOWS = {
+    "model.test_cfg.mode is 'slid'": dict(mode="slid"),
+    "expected height and width of the windows": dict(mode="slide", crop_size=32, stride=16),
+    "stride (48, 48) is longer than the windows": dict(
+        mode="slide", crop_size=(32, 32), stride=(48, 48)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", WINDOWS)
+def test_windows_that_do_not_see_the_image(message, config):
+    assert message in refused(config("segmentor", model__test_cfg=WINDOWS[message]))
+
+
 @pytest.mark.parametrize(("kind", "values", "message"), CANNOT.values(), ids=CANNOT)
 def test_models_that_cannot_learn_or_run(kind, values, message, config, two_labels):
     if values.get("model__decode_head__num_classes") == 2:
@@ -681,3 +757,52 @@ def test_a_failure_says_its_cause_first_and_few_images(place, config, monkeypatc
     assert line.startswith(f"the {place} failed with ValueError: no valid anchor; the batch was /")
     assert line.count(".jpg (64 x 64)") == 2
     assert line.endswith(" and 2 more") == (place == "model")
+
+
+def test_a_lone_value_under_a_batch_norm_says_what_to_set(config):
+    """The last batch of a classifier's images, which are of 32 pixels."""
+    cfg = config("classifier", train_dataloader__batch_size=1)
+    line = refused(cfg)
+    assert "set train_dataloader.batch_size to 2 or more and, for the last batch, train_" in line
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_that_are_not_packed(workers, config):
+    cfg = config("detector", train_dataloader__num_workers=workers)
+    cfg.train_dataloader.dataset.pipeline.pop()
+    line = refused(cfg)
+    assert "does each pipeline end in PackDetInputs" in line
+
+
+UNBUILT = {
+    "optim_wrapper.optimizer.type: no class is called 'AdamWW'; did you mean 'AdamW'?": dict(
+        optim_wrapper__optimizer__type="AdamWW"
+    ),
+    "param_scheduler.0.type: no class is called 'MultiStepLRR'; did you mean 'MultiStepLR'?": dict(
+        param_scheduler=[dict(type="MultiStepLRR", milestones=[1])]
+    ),
+    "val_evaluator.type: no class is called 'CocoMetrik'; did you mean 'CocoMetric'?": dict(
+        val_evaluator__type="CocoMetrik"
+    ),
+    "train_dataloader.sampler.type: no class is called 'DefaultSamplr'; did you": dict(
+        train_dataloader__sampler__type="DefaultSamplr"
+    ),
+    "optim_wrapper.constructor: no class is called 'Layers'": dict(
+        optim_wrapper__constructor="Layers"
+    ),
+    "model.neck (FPN) cannot be built: AssertionError: assert 'num_groups' in": dict(
+        model__neck__norm_cfg=dict(type="GN")
+    ),
+    "val_evaluator (CocoMetric) cannot be built: KeyError": dict(val_evaluator__metric="bbbox"),
+    "data_prefix has 'img_path'; expected 'img', the folder of the images": dict(
+        train_dataloader__dataset__data_prefix=dict(_delete_=True, img_path="images/training/")
+    ),
+}
+
+
+@pytest.mark.parametrize("message", UNBUILT)
+def test_a_part_that_cannot_be_built_is_named(message, config):
+    with pytest.raises(UserError) as raised:
+        train(config("detector", **UNBUILT[message]))
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -534,7 +534,10 @@ def test_what_is_lost_is_counted(case, files, lines):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (first(bbox=[5, 5, 0, 0]), "1 box that cannot be found (see what was skipped), counted as missed"),
+        (
+            first(bbox=[5, 5, 0, 0]),
+            "1 box that cannot be found (see what was skipped), counted as missed",
+        ),
         (polygon([2, 2, 9, 2, 20, 2]), "1 box whose mask has no pixel, counted as missed"),
     ],
 )
@@ -543,6 +546,25 @@ def test_an_evaluation_says_what_no_detector_can_find(change, said, files, lines
     files.write(content)
     assert min(files.figures()) < 1
     assert any(said in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [every(bbox=[900.0, 5, 9, 9]), every(segmentation=[[0.1, 0.1, 0.2, 0.1, 0.2, 0.2]])],
+    ids=["boxes of larger images", "masks between 0 and 1"],
+)
+def test_an_evaluation_in_which_nothing_can_be_found_is_refused(change, files):
+    change(content := sound())
+    files.write(content)
+    with pytest.raises(DataError, match="none of its 12 boxes can be found; "):
+        files.metric()
+
+
+@pytest.mark.parametrize("classes", [(), (1, 2, 3)])
+def test_classes_that_are_no_names(classes, files):
+    files.write(sound())
+    with pytest.raises(DataError, match=r"metainfo.classes is .*; write the names of the classes"):
+        files.dataset(metainfo=dict(classes=classes))
 
 
 def test_images_that_are_left_out_are_counted(files, lines):
@@ -734,7 +756,9 @@ def test_whatever_a_file_holds(files, changes, masks):
             patch.setattr(module, "print_log", lambda line, **_: said.append(line))
         with contextlib.suppress(DataError):
             figures = files.figures(masks)
-            counted = re.search(r"skipped|beyond|without a pixel|are no polygons|missed", " ".join(said))
+            counted = re.search(
+                r"skipped|beyond|without a pixel|are no polygons|missed", " ".join(said)
+            )
             assert counted or set(figures) == {1}, figures
         with contextlib.suppress(DataError):
             dataset = files.dataset(masks=masks)

@@ -485,7 +485,6 @@ YOLO_LAYOUTS = {
         "data.yaml": YAML,
         "train/images/a.jpg": IMAGE,
         "train/labels/a.txt": BOX,
-        "train/labels/classes.txt": "cat\ndog\n",
         "val/images/b.jpg": IMAGE,
         "val/labels/b.txt": BOX,
     },

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from hire_mlp_mm import HireMLP, HireMLPNet
 from hire_mlp_mm.engine import harden, load_config
-from hire_mlp_mm.engine.builds import fault_of
+from hire_mlp_mm.engine.builds import fault_of, misspelt_keys
 from hire_mlp_mm.engine.config import check_data, check_file
 from hire_mlp_mm.errors import UserError
 from tests.conftest import NANO, ROOT
@@ -34,6 +34,8 @@ HEADS = "model.roi_head.bbox_head"
         ({"model.backbone.arch.depth": [1]}, "has no 'depth'; did you mean 'depths'?"),
         ({"model.backbone": "tiny"}, "model.backbone (HireMLP) is a dict with"),
         ({"val_dataloader.dataset.pipeline.1.scale.0": 5}, "is a tuple; give all of it"),
+        ({"train_pipeline.2.scale": (9, 9)}, "what it stands for: train_dataloader.dataset.pipel"),
+        ({"data_root": "/mine/"}, "train_dataloader.dataset.data_root, val_dataloader.dataset.dat"),
         ({"": 3}, "--cfg-options =3: expected KEY=VALUE"),
         ({"model..x": 3}, "expected KEY=VALUE"),
     ],
@@ -65,6 +67,13 @@ def test_an_option_that_fits_is_set(options, key, value):
     for name in path.split("."):
         found = found[int(name) if name.isdigit() else name]
     assert found == value
+
+
+def test_a_size_stays_a_tuple():
+    """mmcv's transforms take no list; `scale=400,300` is read as one."""
+    key = "train_dataloader.dataset.pipeline.2.scale"
+    cfg = load_config("retinanet_hire_s_1x_coco", options={key: [400, 300]})
+    assert cfg.train_dataloader.dataset.pipeline[2].scale == (400, 300)
 
 
 def test_a_named_arch_with_other_depths_can_be_built():
@@ -137,6 +146,19 @@ def test_a_path_within_a_wrapper_is_named_by_its_key(wrapper, tmp_path):
     assert f"add --cfg-options {place}.ann_file=... {place}.data_prefix.img=..." in line
 
 
+@pytest.mark.parametrize("key", ["ann_file", "data_root"])
+def test_several_files_in_the_place_of_one(key):
+    cfg = Config(dict(train_dataloader=dict(dataset={key: ["a.json", "b.json"]})))
+    said = fault(cfg, "train")
+    assert said.startswith(f"train_dataloader.dataset.{key} is a list; expected one path")
+
+
+def test_a_file_in_the_place_of_the_work_dir(tmp_path):
+    (tmp_path / "work").touch()
+    with pytest.raises(UserError, match="work is a file; name a folder"):
+        load_config(COCO, work_dir=str(tmp_path / "work"))
+
+
 @pytest.mark.parametrize("note", [False, True])
 def test_a_folder_in_the_place_of_a_checkpoint(note, tmp_path):
     with pytest.raises(UserError, match=r"is a folder; it has no \.pth file"):
@@ -152,6 +174,15 @@ def test_a_folder_in_the_place_of_a_checkpoint(note, tmp_path):
 
 
 # Parts that cannot be built ----------------------------------------------------------------------
+
+
+def test_a_key_that_no_run_reads_is_named():
+    cfg = load_config(COCO)
+    assert not [*misspelt_keys(cfg)]
+    cfg.tran_cfg = dict(max_epochs=1)
+    cfg.val_evaluator_2 = cfg.my_own = None
+    (line,) = misspelt_keys(cfg)
+    assert line == "the config's tran_cfg has no effect; did you mean 'train_cfg'?"
 
 
 def test_what_refuses_to_be_built_is_left_alone_where_no_key_is_found():

@@ -100,5 +100,5 @@ def test_pictures_go_into_a_new_folder(host, tmp_path):
     assert cfg.visualizer.type == KINDS[host]
     assert cfg.custom_hooks[0]["folder"] == str(tmp_path)
     (tmp_path / "0.jpg").touch()
-    with pytest.raises(UserError, match="has files already; name a new folder"):
+    with pytest.raises(UserError, match="is not empty; name a new folder"):
         draw_predictions(cfg, str(tmp_path))

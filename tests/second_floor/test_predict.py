@@ -164,7 +164,7 @@ def test_a_detector_writes_cocos_results(work_dirs, photographs, tmp_path):
     done = hire_mlp_mm.predict(work_dirs["detection"], photographs, out, say=lines.append, **THR)
     assert (done.images, len(done.faults)) == (4, 1)
     assert done.faults == [f"{photographs}/z/broken.jpg: the JPEG is truncated"]
-    assert lines[0].endswith("by its suffix: 1 hidden files, 1 .txt")
+    assert lines[0].endswith("is no image or video: 1 hidden, 1 .txt")
     assert str(work_dirs["detection"] / "iter_9.pth") in lines[1]
     expected = ["images.json", "predictions.json", *(f"pictures/{name}" for name in GOOD)]
     assert files_of(out) == sorted(expected)
@@ -451,7 +451,7 @@ def test_the_best_checkpoint_or_the_last(work_dirs, tmp_path):
     assert hire_mlp_mm.Predictor(folder).checkpoint == str(folder / "best_aAcc_iter_8.pth")
     for file in folder.glob("*.pth"):
         file.unlink()
-    with pytest.raises(UserError, match="has neither a best_"):
+    with pytest.raises(UserError, match="has no checkpoint, neither best_"):
         hire_mlp_mm.Predictor(folder)
 
 

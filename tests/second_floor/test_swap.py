@@ -192,7 +192,7 @@ def test_the_written_config_is_whole_and_says_what_changed(fork_tool, tmp_path):
     assert Config.fromfile(out).to_dict() == expected.to_dict()
     again = fork_tool("tools/swap_backbone.py", source, "--out", out)
     assert again.returncode == 2
-    assert again.stderr.strip().endswith("exists; name another file with --out")
+    assert again.stderr.strip().endswith("exists; name another config with --out")
     assert out.read_text() == text
 
 

@@ -475,3 +475,49 @@ def test_the_host_runs_it_with_every_guarantee(layouts, tmp_path):
     cfg = use_data(given, layouts["detection"], out=tmp_path / "mine.py")
     assert cfg.runner_type == "hire_mlp_mm.Runner"
     assert hire_mlp_mm.__name__ in cfg.custom_imports.imports
+
+
+LAZY = """
+from mmcv.transforms import LoadImageFromFile
+from mmengine.dataset import DefaultSampler
+from mmengine.optim import MultiStepLR, OptimWrapper
+from mmengine.runner import EpochBasedTrainLoop
+from mmpretrain.datasets import ImageNet, PackInputs, RandomResizedCrop
+from mmpretrain.evaluation import Accuracy
+from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet
+from mmpretrain.models.losses import CrossEntropyLoss
+from torch.optim import SGD
+
+default_scope = None
+model = dict(
+    type=ImageClassifier,
+    backbone=dict(type=ResNet, depth=18),
+    neck=dict(type=GlobalAveragePooling),
+    head=dict(
+        type=LinearClsHead, num_classes=9, in_channels=512, loss=dict(type=CrossEntropyLoss)
+    ),
+)
+pipeline = [dict(type=LoadImageFromFile), dict(type=RandomResizedCrop, scale=32)]
+pipeline.append(dict(type=PackInputs))
+dataset = dict(type=ImageNet, data_root="gone", pipeline=pipeline)
+sampler = dict(type=DefaultSampler, shuffle=True)
+train_dataloader = dict(batch_size=2, num_workers=0, sampler=sampler, dataset=dataset)
+val_dataloader = train_dataloader
+val_evaluator = dict(type=Accuracy, topk=(1, 5))
+train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=10)
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=0.1))
+param_scheduler = dict(type=MultiStepLR, by_epoch=True, milestones=[3, 6])
+"""
+
+
+def test_a_config_that_imports_its_classes(layouts, tmp_path, capfd):
+    (tmp_path / "lazy.py").write_text(LAZY)
+    given = Config.fromfile(tmp_path / "lazy.py")
+    change = make_data(given, layouts["classification"], out=tmp_path / "mine.py")
+    *_, written = change.write("lazy.py")
+    cfg = read_config(str(written))
+    kinds = [cfg.train_dataloader.dataset.type, cfg.val_evaluator.type, cfg.train_cfg.type]
+    assert kinds == ["CustomDataset", "Accuracy", "EpochBasedTrainLoop"]
+    assert (cfg.default_scope, cfg.model.head.num_classes) == ("mmpretrain", 3)
+    assert "val_evaluator: topk [1]" in change.changes  # still Accuracy
+    assert "registry" not in "".join(capfd.readouterr())

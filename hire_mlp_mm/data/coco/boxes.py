@@ -101,8 +101,8 @@ class Boxes:
         boxes = f"none of its {len(left)} boxes"
         if use == "train" and len(left) and not learnt.any():
             report.add([f": {boxes} can be learnt{report.losses()}"])
-        if use == "evaluate" and not (compared & ~self.crowd).any():
-            report.add([f": {boxes} is evaluated{report.losses()}"])
+        if use == "evaluate" and not learnt.any():
+            report.add([f": {boxes} can be found{report.losses()}"])
         report.notes += without(report.per_class, "box") if use != "predict" else ()
 
     def count_masks(

@@ -128,6 +128,9 @@ def of_names(categories: Sequence[Record], classes: Sequence[str] | None) -> Ite
     if isinstance(classes, str):
         yield f": metainfo.classes is the text {classes!r}; write ({classes!r},)"
         return
+    if classes is not None and not (classes and all(isinstance(name, str) for name in classes)):
+        yield f": metainfo.classes is {classes!r}; write the names of the classes as text"
+        return
     # mmdet numbers labels in the file's order and names them in that of the classes.
     wanted = names if classes is None else [*classes]
     found = [name for name in names if name in wanted]

@@ -35,7 +35,10 @@ REFUSED: tuple[Agreement, ...] = (
     evaluators.first_of_few,
     evaluators.ignored_labels,
     evaluators.monitored_figures,
+    evaluators.intervals,
+    evaluators.unnamed_classes,
     models.enough_images,
+    models.all_images_once,
     models.something_to_learn,
     models.class_weights,
     models.norms_of_one_value,
@@ -45,6 +48,7 @@ REFUSED: tuple[Agreement, ...] = (
 WARNED: tuple[Agreement, ...] = (
     classes.heads_with_more,
     classes.zero_labels_of_splits,
+    evaluators.ignored_classes,
 )
 # What is meant, as a rule.
 NOTED: tuple[Agreement, ...] = (classes.of_fine_tuned_checkpoint,)

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from ...data.report import few
-from .sides import Judge, Run, classes_of, is_a, keys_of, named
+from ..builds import parts_of
+from .sides import Judge, Run, classes_of, is_a, named
 
 # Attributes of models that find what a text describes: their classes are words, not outputs.
 TEXT = ("language_model", "text_backbone", "text_encoder", "text_model", "tokenizer")
@@ -104,16 +105,21 @@ def heads(model: nn.Module) -> Iterator[tuple[str, nn.Module, int]]:
     """Yield path, part and number of classes of all that has an output for each class."""
     for path, part in model.named_modules():
         number = getattr(part, "num_classes", None)
-        names = path.split(".")
-        # A region proposal network has one class, the object; STDCHead two, of boundaries; a
-        # classifier that serves as backbone and a detector's semantic head have their own.
-        other = "rpn" in f"{path} {type(part).__name__}".lower() or is_a(part, "STDCHead")
-        other = other or "backbone" in names[:-1]
-        other = other or not path or names[-1] in ("data_preprocessor", "semantic_head")
-        if other or getattr(part, "class_agnostic", False):
+        other = not path or path.split(".")[-1] in ("data_preprocessor", "semantic_head")
+        if other or has_other_classes(path, part) or getattr(part, "class_agnostic", False):
             continue
         if isinstance(number, int) and number > 0:  # a backbone without a classifier has -1
             yield path, part, number
+
+
+def has_other_classes(path: str, part: nn.Module) -> bool:
+    """Tell whether a part of a model has classes of its own, whatever those of the data are.
+
+    A region proposal network has one, the object; STDCHead two, of boundaries; and a classifier may
+    serve as backbone.
+    """
+    is_rpn = "rpn" in f"{path} {type(part).__name__}".lower()
+    return is_rpn or is_a(part, "STDCHead") or "backbone" in path.split(".")[:-1]
 
 
 def mismatch(run: Run, wrong: list[tuple[str, nn.Module, int]], key: str, dataset: Any) -> str:
@@ -121,8 +127,12 @@ def mismatch(run: Run, wrong: list[tuple[str, nn.Module, int]], key: str, datase
     path, head, _ = wrong[0]
     classes = classes_of(dataset)
     names, numbers = ("num_classes", "num_things_classes"), {number for _, _, number in wrong}
-    keys = keys_of(run.cfg.get("model"), names, numbers, "model")
-    found = [name for name in keys if "rpn" not in name and "data_preprocessor" not in name]
+    found = [
+        f"{at}.{name}"
+        for at, part in parts_of(run.cfg.get("model") or {}, "model")
+        for name in names
+        if part.get(name) in numbers and "rpn" not in at and "data_preprocessor" not in at
+    ]
     has = f"and {len(wrong) - 1} more parts have" if len(wrong) > 1 else "has"
     counts = " or ".join(map(str, sorted(numbers)))
     return (

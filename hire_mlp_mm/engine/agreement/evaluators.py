@@ -54,6 +54,13 @@ def images(run: Run) -> Iterator[str]:
             continue
         listed = {one.get("id"): one for one in judge.content.get("images") or []}
         where = f"{judge.key}.ann_file {judge.ann_file}"
+        if len(judge.dataset) > len(had):
+            yield (
+                f"{judge.dataset_key} has {len(judge.dataset)} samples of {len(had)} images, and "
+                f"{judge.key} would count what is found in an image as often as it comes: have "
+                "each image in it once"
+            )
+            continue
         absent = [i for i, info in had.items() if i not in listed or differs(info, listed[i])]
         if absent:
             yield (
@@ -182,20 +189,47 @@ def ignored_labels(run: Run) -> Iterator[str]:
         for key, part in run.parts
         if hasattr(part, "reduce_zero_label") and part.ignore_index != 255
     ]
-    users = [
-        (f"model.{path}", part.ignore_index)
-        for path, part in run.model.named_modules()
-        if is_a(part, "BaseDecodeHead") and not is_a(part, "STDCHead")
-    ]
-    users += [
-        (judge.key, judge.metric.ignore_index)
-        for judge in run.judges
-        if type(judge.metric).__name__ == "IoUMetric"
-    ]
     for key, label in said[:1]:
-        for user, other in users:
+        for user, other in ignoring(run):
             if other != label:
                 yield f"{key} ignores label {label}, and {user} {other}: set {user}.ignore_index"
+
+
+def ignoring(run: Run) -> Iterator[tuple[str, int]]:
+    """Yield (key, label that it ignores) of each head and metric of segmentation."""
+    for path, part in run.model.named_modules():
+        if is_a(part, "BaseDecodeHead") and not is_a(part, "STDCHead"):
+            yield f"model.{path}", part.ignore_index
+    for judge in run.judges:
+        if type(judge.metric).__name__ == "IoUMetric":
+            yield judge.key, judge.metric.ignore_index
+
+
+def ignored_classes(run: Run) -> Iterator[str]:
+    """Find heads and metrics that ignore another label than the data sets do."""
+    said = [(key, part) for key, part in run.parts if hasattr(part, "reduce_zero_label")]
+    for key, part in said[:1]:
+        names = classes_of(part)
+        for user, other in ignoring(run) if part.ignore_index == 255 else ():
+            if other != 255:
+                what = f", the class {names[other]}" if 0 <= other < len(names) else ""
+                yield (
+                    f"{user} ignores label {other}{what}, and {key} 255: set {user}.ignore_index, "
+                    "unless that is meant"
+                )
+
+
+def unnamed_classes(run: Run) -> Iterator[str]:
+    """Find metrics of segmentation over a data set that does not name its classes."""
+    for judge in run.judges:
+        metric = type(judge.metric).__name__
+        described = getattr(judge.dataset, "metainfo", None)
+        if metric == "IoUMetric" and isinstance(described, dict) and not described.get("classes"):
+            yield (
+                f"{judge.dataset_key} ({type(judge.dataset).__name__}) names no classes, and "
+                f"{judge.key} ({metric}) has a figure for each: set {judge.dataset_key}.metainfo."
+                "classes"
+            )
 
 
 # Figures ----------------------------------------------------------------------------------------
@@ -222,6 +256,17 @@ def monitored_figures(run: Run) -> Iterator[str]:
             near = difflib.get_close_matches(name, given, 1, 0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             yield f"{key} is {name!r}, which val_evaluator does not give: {few(given)}{hint}"
+
+
+def intervals(run: Run) -> Iterator[str]:
+    """Find a training that is to be validated every 0 epochs or iterations."""
+    side = run.side("train")
+    interval = getattr(side.loop, "val_interval", 1) if side is not None else 1
+    if interval < 1:
+        yield (
+            f"train_cfg.val_interval is {interval}: set it to 1 or more; without val_dataloader, "
+            "val_cfg and val_evaluator there is no validation"
+        )
 
 
 def figures(side: Side) -> list[str] | None:

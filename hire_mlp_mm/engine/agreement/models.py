@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from torch import nn
+from torch.utils.data import DataLoader
 
 from .sides import Run, is_a
 
@@ -31,6 +32,26 @@ def enough_images(run: Run) -> Iterator[str]:
             f"drop_last leaves no batch: set train_dataloader.batch_size to {images} or less, or "
             "train_dataloader.drop_last=False"
         )
+
+
+def all_images_once(run: Run) -> Iterator[str]:
+    """Find loaders of an evaluation that leave images out, or never come to an end."""
+    for side in run.sides:
+        if side.split == "train" or not isinstance(side.loader, DataLoader):
+            continue
+        loader = f"{side.split}_dataloader"
+        dataset: Any = side.loader.dataset
+        size, images = side.loader.batch_size, len(dataset)
+        if isinstance(side.loader.sampler, InfiniteSampler):
+            yield (
+                f"{loader}.sampler (InfiniteSampler) has no end, and an evaluation would have "
+                f"none: set {loader}.sampler to dict(type='DefaultSampler', shuffle=False)"
+            )
+        elif side.loader.drop_last and size and (left_out := images % (size * get_world_size())):
+            yield (
+                f"{loader}.drop_last=True leaves out {left_out} of the {images} images of "
+                f"{side.key}: set {loader}.drop_last=False"
+            )
 
 
 def batch_of_one(run: Run) -> str:
@@ -125,12 +146,35 @@ LOSSES = {"loss_decode": "loss_decode", "loss_module": "loss", "loss_cls": "loss
 def windows(run: Run) -> Iterator[str]:
     """Find segmentors that are to look through windows of no size."""
     test_cfg = getattr(run.model, "test_cfg", None)
-    if not isinstance(test_cfg, dict) or test_cfg.get("mode") != "slide":
+    if not isinstance(test_cfg, dict) or all(side.split == "train" for side in run.sides):
+        return
+    mode = test_cfg.get("mode")
+    if is_a(run.model, "BaseSegmentor") and mode not in ("slide", "whole"):
+        yield f"model.test_cfg.mode is {mode!r}: set it to 'whole' or 'slide'"
+    if mode != "slide":
         return
     missing = [name for name in ("crop_size", "stride") if not test_cfg.get(name)]
-    if missing and any(side.split != "train" for side in run.sides):
+    crop, stride = test_cfg.get("crop_size", ()), test_cfg.get("stride", ())
+    if missing:
         yield (
             f"model.test_cfg.mode is 'slide', and {' and '.join(missing)} of the windows is not "
             "set: set model.test_cfg.crop_size and model.test_cfg.stride (height, width in "
             "pixels), or model.test_cfg.mode=whole"
         )
+    elif not (is_size(crop) and is_size(stride)):
+        yield (
+            f"model.test_cfg.crop_size is {crop!r} and model.test_cfg.stride {stride!r}: expected "
+            "height and width of the windows, and of the steps between them, in pixels"
+        )
+    elif stride[0] > crop[0] or stride[1] > crop[1]:
+        yield (
+            f"model.test_cfg.stride {tuple(stride)} is longer than the windows (crop_size "
+            f"{tuple(crop)}), and what lies between them would not be seen: set it to crop_size or "
+            "less"
+        )
+
+
+def is_size(value: Any) -> bool:
+    """Tell whether a value is a height and a width in pixels."""
+    pair = isinstance(value, (list, tuple)) and len(value) == 2
+    return pair and all(isinstance(side, int) and side > 0 for side in value)

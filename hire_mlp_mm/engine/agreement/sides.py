@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mmengine.fileio import load
-from mmengine.model import BaseTTAModel
+from mmengine.fileio import get_local_path
 from torch import nn
 
-from ..batches import unwrapped
+from ...data.coco import read_coco
+from ..batches import tested
 
 
 @dataclass
@@ -34,7 +34,8 @@ class Judge:
     def content(self) -> dict[str, Any]:
         """Read `ann_file` as the metric has done, which keeps it to itself."""
         backend = self.options.get("backend_args")
-        content = load(self.ann_file, file_format="json", backend_args=backend)
+        with get_local_path(self.ann_file, backend_args=backend) as path:
+            content = read_coco(path, self.ann_file)
         return content if isinstance(content, dict) else {}
 
 
@@ -101,13 +102,10 @@ class Run:
             for split, loop in loops.items()
             if hasattr(getattr(loop, "dataloader", None), "dataset")
         ]
-        model: Any = unwrapped(runner.model)
-        while isinstance(model, BaseTTAModel):
-            model = unwrapped(model.module)
         given = (runner.param_schedulers if "train" in splits else None) or []
         groups = given.values() if isinstance(given, dict) else [given]
         return cls(
-            model=model,
+            model=tested(runner.model),
             cfg=runner.cfg,
             sides=sides,
             hooks=list(runner.hooks),
@@ -170,18 +168,6 @@ def options_at(cfg: Any, key: str) -> dict[str, Any]:
         else:
             part = part.get(name) if isinstance(part, dict) or part is cfg else None
     return part if isinstance(part, dict) else {}
-
-
-def keys_of(part: Any, names: tuple[str, ...], values: set[int], key: str) -> Iterator[str]:
-    """Yield the dotted keys within a part of a config that have one of some names and values."""
-    if isinstance(part, (list, tuple)):
-        part = dict(enumerate(part))
-    if not isinstance(part, dict):
-        return
-    for name, value in part.items():
-        if name in names and value in values:
-            yield f"{key}.{name}"
-        yield from keys_of(value, names, values, f"{key}.{name}")
 
 
 def is_a(thing: Any, *names: str) -> bool:

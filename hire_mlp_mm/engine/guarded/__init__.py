@@ -16,7 +16,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset
 
 from ...registry import DATASETS, METRICS
-from .base import Guarded, reading
+from .base import Guarded
 from .coco import GuardedCoco, whole_truth
 from .folders import GuardedFolders
 from .masks import GuardedMasks
@@ -51,8 +51,7 @@ def guard_metric(host: Any) -> Any:
         __doc__ = host.__doc__
 
         def __init__(self, *args: Any, **options: Any) -> None:
-            source = options.get("ann_file")
-            with reading("annotation file ", source), whole_truth(host, options) as whole:
+            with whole_truth(host, options) as whole:
                 super().__init__(*args, **whole)
 
     Metric.__name__ = Metric.__qualname__ = host.__name__

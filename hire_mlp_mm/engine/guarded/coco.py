@@ -17,7 +17,7 @@ from ...data.coco import check_coco, complete_coco, number_annotations, read_coc
 from ...data.coco.files import faults_of_files
 from ...data.report import Report
 from ...errors import DataError
-from .base import Guarded, warn
+from .base import Guarded, reading, warn
 from .samples import reads_locally, steps
 
 
@@ -50,6 +50,13 @@ class GuardedCoco(Guarded):
 
         if type(self).COCOAPI is not COCO:  # panoptic files and others hold something else
             return super().load_data_list()
+
+        if "img" not in self.data_prefix:
+            named = ", ".join(map(repr, self.data_prefix))
+            raise DataError(
+                f"{self.ann_file}: the data set's data_prefix has {named or 'no key'}; expected "
+                "'img', the folder of the images"
+            )
 
         def read(path: str) -> Any:
             content = read_coco(path, self.ann_file)
@@ -104,12 +111,20 @@ def reads_coco(metric: Any) -> bool:
 
 @contextmanager
 def whole_truth(host: Any, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Check the COCO file of an evaluator; give the options of one that has all it needs."""
+    """Check the COCO file of an evaluator; give the options of one that has all it needs.
+
+    What fails in the evaluator after that is not the file's fault; of files of other formats, it
+    is.
+    """
     source = options.get("ann_file")
     if not (source and reads_coco(host)):
-        yield options
+        with reading("annotation file ", source):
+            yield options
         return
-    with get_local_path(source, backend_args=options.get("backend_args")) as path:
+    with (
+        reading("annotation file ", source),
+        get_local_path(source, backend_args=options.get("backend_args")) as path,
+    ):
         content = read_coco(path, source)
         with open(path, "rb") as file:
             marked = file.read(1) not in b"{ \t\r\n"  # by its encoding, which pycocotools refuses
