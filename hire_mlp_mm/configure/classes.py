@@ -17,9 +17,9 @@ from ..engine.agreement.classes import has_other_classes
 from ..engine.builds import parts_of
 from ..engine.config import model_of
 from ..engine.harden import last_name
+from ..engine.quiet import quiet
 from ..errors import UserError, describe
 from .changes import Changes, is_list
-from .quiet import quiet
 
 DETECTORS = ("bbox_head", "roi_head", "mask_head", "panoptic_head")
 COUNTS = ("num_classes", "num_things_classes")

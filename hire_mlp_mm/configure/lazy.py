@@ -9,7 +9,6 @@ from mmengine.config import Config
 from ..doctor import HOSTS
 from ..engine.builds import classes_of, parts_of
 from ..engine.harden import name_of
-from .quiet import quiet
 
 
 def name_classes(cfg: Config) -> None:
@@ -23,9 +22,8 @@ def name_classes(cfg: Config) -> None:
     package = name_of(kind).partition(".")[0] if kind is not None else ""
     if cfg.get("default_scope") is None and package in HOSTS:
         cfg.default_scope = package
-    parts = [part for _, part in parts_of(cfg) if not isinstance(part.get("type", ""), str)]
-    with quiet():  # mmengine warns of each registry that a host does not have
-        for part in parts:
+    for _, part in [*parts_of(cfg)]:
+        if callable(part.get("type")):
             part["type"] = registered_name(part["type"], cfg)
 
 

@@ -20,9 +20,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..data.listing import evenly
 from ..engine.harden import harden_dataset
+from ..engine.quiet import quiet
 from ..errors import UserError, describe
 from ..prediction.pictures import Artist, as_rgb
-from .quiet import quiet
 
 COUNT, COLUMNS = 12, 4
 CELL = 440  # pixels, of the longer side of a sample

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from ..errors import UserError, describe, short
 from ..registry import SCOPE
 from .harden import SPLITS, last_name, name_of
+from .quiet import quiet
 
 REGISTRIES = [value for value in vars(root).values() if isinstance(value, Registry)]
 
@@ -249,12 +250,15 @@ def classes_of(part: Any, cfg: Config) -> list[Any]:
     return found
 
 
-def current_registries(cfg: Config) -> Iterator[Registry]:
-    """Yield the registries that a runner of the config would search."""
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope") or "mmengine"):
+def current_registries(cfg: Config) -> list[Registry]:
+    """List the registries that a runner of the config would search."""
+    found = []
+    scope = DefaultScope.overwrite_default_scope(cfg.get("default_scope") or "mmengine")
+    with scope:  # mmengine warns of each registry that a host does not have
         for registry in REGISTRIES:
             with registry.switch_scope_and_registry(None) as current:
-                yield current
+                found.append(current)
+    return found
 
 
 def known_classes(cfg: Config) -> Iterator[str]:

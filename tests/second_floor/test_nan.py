@@ -162,10 +162,11 @@ class Loss(BaseModel):
         return dict(loss=(self.weight * factor).sum() + more)
 
 
-def step(runner, hook, image="image.jpg", **data) -> None:
+def step(runner, hook, *images, **data) -> None:
     """One iteration as a loop of mmengine's makes it."""
-    sample = BaseDataElement(metainfo=dict(img_path=image))
-    hook.before_train_iter(runner, 0, dict(data_samples=[sample]))
+    infos = [dict(img_path=image, img_shape=(48, 64)) for image in images or ["image.jpg"]]
+    samples = [BaseDataElement(metainfo=info) for info in infos]
+    hook.before_train_iter(runner, 0, dict(data_samples=samples))
     runner.model.train_step(data, runner.optim_wrapper)
     hook.after_train_iter(runner, 0)
 
@@ -229,8 +230,14 @@ def test_accumulated_gradients_are_looked_at_before_their_step():
     runner.optim_wrapper.initialize_count_status(model, 0, 9)
     step(runner, hook)
     with pytest.raises(UserError, match=r"the loss is nan, with the images bad\.jpg"):
-        step(runner, hook, image="bad.jpg", factor=float("nan"))
+        step(runner, hook, "bad.jpg", factor=float("nan"))
     assert (model.weight == 1).all()
+
+
+def test_a_large_batch_is_named_by_its_first_images():
+    runner, hook = prepared(Loss())
+    with pytest.raises(UserError, match=r"images 0\.jpg \(64 x 48\), 1\.jpg .* and 6 more and the"):
+        step(runner, hook, *(f"{i}.jpg" for i in range(8)), more=float("inf"))
 
 
 def test_losses_in_lists_may_be_empty():
@@ -289,7 +296,7 @@ def test_all_processes_stop():
     ]  # fmt: skip
     for rank, process in enumerate(processes):
         out, err = process.communicate(timeout=200)
-        expected = f"rank {rank}: iteration 7: the loss is nan, with the images image1.jpg and the"
+        expected = f"rank {rank}: iteration 7: the loss is nan, with the images image1.jpg ("
         assert expected in out, err[-2000:]
         assert "same weights: True" in out
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from hire_mlp_mm import HireMLP, HireMLPNet
 from hire_mlp_mm.engine import harden, load_config
@@ -46,6 +48,19 @@ def test_an_option_that_does_not_fit_is_one_line(option, message):
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert next(iter(option)) in str(error.value)
+
+
+def test_mmengine_says_nothing_while_classes_are_looked_up():
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = said.append
+    MMLogger.get_current_instance().addHandler(handler)
+    try:
+        with pytest.raises(UserError, match="archh"):
+            load_config("hire_t_imagenet", options={"model.backbone.archh": "tiny"})
+    finally:
+        MMLogger.get_current_instance().removeHandler(handler)
+    assert said == []
 
 
 @pytest.mark.parametrize(
