@@ -254,7 +254,7 @@ def current_registries(cfg: Config) -> list[Registry]:
     """List the registries that a runner of the config would search."""
     found = []
     scope = DefaultScope.overwrite_default_scope(cfg.get("default_scope") or "mmengine")
-    with scope:  # mmengine warns of each registry that a host does not have
+    with scope, quiet():  # mmengine warns of each registry that a host does not have
         for registry in REGISTRIES:
             with registry.switch_scope_and_registry(None) as current:
                 found.append(current)
