@@ -91,7 +91,7 @@ def fetch(source: str) -> str:
         except (OSError, HTTPException) as error:
             raise CheckpointError(
                 f"cannot download {source} ({first_line(error)}); download it by hand and pass "
-                f"its path, or put it at {path}"
+                f"its path, put it at {path}, or begin with random weights: init_cfg=None"
             ) from None
     return path
 

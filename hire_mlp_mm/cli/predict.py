@@ -33,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parts = "images, folders, quoted patterns, videos; before them the config, if it lies elsewhere"
     add("inputs", nargs="+", metavar="[CONFIG] INPUT", help=parts)
     add("--out", metavar="DIR", required=True, help="new folder for what is predicted")
-    add("--score-thr", type=float, metavar="X", help="least score of a box (default: 0.3)")
+    add(
+        "--score-thr",
+        type=float,
+        metavar="X",
+        help="least score of a box, in pictures and files (default: 0.3)",
+    )
     add("--classes", metavar="A,B", help="predict these classes only")
     same = "predict N images of one size at once (default: 1)"
     add("--batch-size", type=int, default=1, metavar="N", help=same)
@@ -50,6 +55,11 @@ def main(args: argparse.Namespace) -> None:
     from ..prediction import predict
 
     be_quiet()
+    if args.checkpoint.endswith(".py"):
+        raise UserError(
+            f"{args.checkpoint} is a config; expected the checkpoint, or the work dir of a "
+            "training, before it"
+        )
     config, inputs = split_config(args.inputs)
     if not inputs:
         raise UserError(f"no images after the config {config}; name files, folders or videos")
@@ -72,7 +82,8 @@ def main(args: argparse.Namespace) -> None:
     total = done.images + len(done.faults)
     speed = done.images / max(done.seconds, 1e-9)
     word = "image" if done.images == 1 else "images"
-    say(f"{done.images} {word} in {done.seconds:.1f} s, {speed:.1f} images/s: {done.folder}")
+    written = ", ".join(sorted(map(str, done.folder.iterdir()))) if done.images else "nothing"
+    say(f"{done.images} {word} in {done.seconds:.1f} s, {speed:.1f} images/s: {written}")
     if done.faults:
         missed = f"{len(done.faults)} cannot be predicted (named above)"
         raise OutcomeError(f"{done.images} of {total} images; {missed}")

@@ -43,5 +43,7 @@ def main(args: argparse.Namespace) -> None:
         options.scale_lr(cfg)
     if args.resume not in (None, "auto"):
         check_file(args.resume, "checkpoint")
+    if args.resume is None and not cfg.get("resume"):
+        options.refuse_used(cfg)
     options.run_backbone(cfg, channels_last=args.channels_last, compiled=args.compile_backbone)
     train(cfg, resume=args.resume)

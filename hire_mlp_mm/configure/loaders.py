@@ -271,7 +271,7 @@ def set_evaluator(change: Changes, layout: Layout, source: Source, split: str) -
 
 
 def fit_best(change: Changes, layout: Layout) -> None:
-    """Choose the best checkpoint by a figure that the evaluator gives."""
+    """Keep the best checkpoint, by a figure that the evaluator gives."""
     hook = (change.cfg.get("default_hooks") or {}).get("checkpoint") or {}
     best = hook.get("save_best")
     given = {
@@ -279,5 +279,6 @@ def fit_best(change: Changes, layout: Layout) -> None:
         "segmentation": ("mIoU", "mDice", "mFscore", "aAcc", "mAcc"),
         "classification": ("accuracy/top1",),
     }[layout.task]
-    if isinstance(best, str) and best != "auto" and not best.startswith(given):
+    fits = best == "auto" or (isinstance(best, str) and best.startswith(given))
+    if hook and not (fits or isinstance(best, (list, tuple))):
         change.set(hook, "default_hooks.checkpoint.", "save_best", BEST[layout.task])

@@ -11,6 +11,7 @@ from mmengine.device import get_device
 from ..errors import UserError
 from ..registry import SCOPE
 from .config import check_new_folder
+from .resume import has_checkpoint
 
 
 def mixed_precision(cfg: Config, dtype: str) -> None:
@@ -35,6 +36,15 @@ def check_processes(cfg: Config) -> None:
         raise UserError(
             f"{cfg.filename} divides the model among several processes; "
             f"start them by tools/dist_train.sh"
+        )
+
+
+def refuse_used(cfg: Config) -> None:
+    """Raise UserError where the work dir holds a training, which a new one would write over."""
+    if has_checkpoint(cfg):
+        raise UserError(
+            f"{cfg.work_dir} holds a training already: --resume goes on with it, --work-dir DIR "
+            "begins another"
         )
 
 

@@ -148,6 +148,8 @@ class Predictor:
         self.task = HOSTS[self.scope]
         if score_thr is not None and self.task != "detection":
             raise UserError(f"a score threshold is for detectors; this is a {self.task} model")
+        if score_thr is not None and not 0 <= score_thr <= 1:
+            raise UserError(f"score threshold {score_thr}: expected 0 to 1, such as 0.5")
         self.device = find_device(device)
         self.dtype = find_dtype(dtype)
         self.model, meta = load_model(self.cfg, self.checkpoint)

@@ -177,10 +177,12 @@ def adapted(command: str) -> list[str]:
         return [f"make -C {ROOT} --dry-run {command.removeprefix('make ')}"]
     if "dist_" in command:
         command = command.replace(" --amp", "").replace("first-machine", "127.0.0.1")
+        # The work dir of the recipe's name has a training already.
+        apart = " --work-dir several" if "dist_train" in command else ""
         if "NODE_RANK=0" in command:
-            command = re.sub(r" 8$", " 1", f"PORT={free_port()} {command}")
+            command = re.sub(r" 8$", f" 1{apart}", f"PORT={free_port()} {command}")
             return [command, command.replace("NODE_RANK=0", "NODE_RANK=1")]
-        return [re.sub(r" 8$", " 2", f"PORT={free_port()} {command}")]
+        return [re.sub(r" 8$", f" 2{apart}", f"PORT={free_port()} {command}")]
     return [command]
 
 

@@ -709,7 +709,7 @@ def test_classes_of_a_checkpoint(checkpoint, config, folders, tmp_path):
         return cfg
 
     line = refused(other(), checkpoint)
-    assert line.startswith(f"{checkpoint} was trained on other classes than test_dataloader.datas")
+    assert line.startswith(f"{checkpoint} was trained on other classes than test_dataloader.")
     assert "label 1 is 'b' in the one and 'bb' in the other" in line
     assert line.endswith("(its dataset_meta: a, b, c)")
     line = refused_resume(other(), checkpoint)

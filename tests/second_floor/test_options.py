@@ -30,7 +30,7 @@ HEADS = "model.roi_head.bbox_head"
         ({"model.backbone.archh": "tiny"}, "(HireMLP) has no 'archh'; did you mean 'arch'?"),
         ({"model.backbone.norm_evall": True}, "has no 'norm_evall'; did you mean 'norm_eval'?"),
         ({"optim_wraper.x": 1}, "the config has no 'optim_wraper'; did you mean 'optim_wrapper'?"),
-        ({"default_hooks.checkpoint.intervall": 1}, "did you mean 'interval'?"),
+        ({"default_hooks.checkpoint.intervals": 1}, "did you mean 'interval'?"),
         ({"train_dataloader.batch_sizes": 1}, "train_dataloader has no 'batch_sizes'; did you"),
         ({"model.neck.out_channels.x": 1}, "model.neck.out_channels is 256, and has no 'x'"),
         ({"model.backbone.arch.depth": [1]}, "has no 'depth'; did you mean 'depths'?"),
