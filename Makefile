@@ -17,7 +17,7 @@ SETUP = $(PYTHON) dev/setup_env.py --venv $(VENV) --lock $(LOCK) \
 	--min-free-gb $(MIN_FREE_GB) $(if $(filter file,$(origin PYTHON)),,--exact)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock demo test test-slow test-onedl test-torch-min fuzz chaos chaos-hosts soak lint format tables build clean
+.PHONY: help env lock demo test test-slow test-onedl test-torch-min fuzz chaos chaos-hosts soak lint format tables tutorial build clean
 
 help: ## list the targets
 	@echo 'make [PYTHON=python3.11] [VENV=.venv] TARGET'
@@ -53,6 +53,9 @@ test-onedl: ## run the tests on the maintained fork of OpenMMLab, in .venv-onedl
 
 test-torch-min: ## run the tests on the oldest torch that is claimed, in .venv-torch-min
 	$(MAKE) test test-slow VENV=.venv-torch-min LOCK=requirements/lock-torch-min.txt
+
+tutorial: env ## run docs/tutorial.md, and write docs/tutorial.ipynb with what it printed
+	$(BIN)/python dev/tutorial.py $(ARGS)
 
 fuzz: env ## read 10,000 odd weight files of each kind, and one with 3 GB of junk
 	FUZZ_EXAMPLES=10000 JUNK_TENSORS=800 $(BIN)/python -m pytest tests/ground_floor/test_fuzz_weights.py \

@@ -23,6 +23,8 @@ SOURCE = ROOT / "docs/tutorial.md"
 TARGET = ROOT / "docs/tutorial.ipynb"
 # What a log says of the time and the place of a run: it would change the file at every run.
 TIMES = re.compile(r"^\d\d/\d\d \d\d:\d\d:\d\d - ", re.M)
+COLOURS = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
+MOST = 60  # lines of an output that are kept
 
 
 def read_notebook(text: str) -> NotebookNode:
@@ -39,7 +41,11 @@ def run_notebook(notebook: NotebookNode, folder: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ.update(PATH=path, PYTHONPATH=str(ROOT))
     client = NotebookClient(
-        notebook, timeout=3600, kernel_name="python3", resources=dict(metadata=dict(path=folder))
+        notebook,
+        timeout=3600,
+        kernel_name="python3",
+        coalesce_streams=True,
+        resources=dict(metadata=dict(path=folder)),
     )
     client.execute()
 
@@ -48,16 +54,18 @@ def shorten(notebook: NotebookNode, folder: Path) -> None:
     """Leave out of the outputs what differs from run to run, and the middle of long logs."""
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        for output in cell.get("outputs", ()):
+        # What the hosts and torch say about themselves goes to the other stream.
+        outputs = [one for one in cell.get("outputs", ()) if one.get("name") != "stderr"]
+        if "outputs" in cell:
+            cell.outputs = outputs
+        for output in outputs:
             if "text" in output:
-                lines = TIMES.sub("", output.text).replace(f"{folder}/", "").splitlines()
+                text = TIMES.sub("", COLOURS.sub("", output.text))
+                lines = text.replace(f"{folder}/", "").splitlines()
                 if len(lines) > MOST:
                     left_out = f"[... {len(lines) - MOST} lines ...]"
-                    lines = [*lines[: MOST // 4], left_out, *lines[-3 * MOST // 4 :]]
+                    lines = [*lines[: MOST // 6], left_out, *lines[-5 * MOST // 6 :]]
                 output.text = "\n".join(lines) + "\n"
-
-
-MOST = 80  # lines of an output that are kept
 
 
 def main() -> None:

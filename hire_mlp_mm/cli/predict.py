@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -122,14 +123,13 @@ def say(line: str) -> None:
 
 def track(found: Iterable[Any], total: int) -> Iterator[Any]:
     """Show a progress bar with the images per second, on a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
-    console = Console()
+    # In a notebook rich takes the output for a terminal, too, and writes a line per image.
     speed = TextColumn("{task.fields[speed]}")
     columns = (BarColumn(), MofNCompleteColumn(), speed, TimeLeft())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task("", total=total, speed="")
         for one in found:
             yield one

@@ -36,7 +36,7 @@ def test_the_notebook_shows_what_it_did():
     assert len(pictures) == 2
     assert not [output for output in outputs if output.output_type == "error"]
     assert str(Path.home()) not in printed
-    assert tutorial.TARGET.stat().st_size < 1_500_000
+    assert tutorial.TARGET.stat().st_size < 2_000_000
 
 
 @pytest.mark.slow
