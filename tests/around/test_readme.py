@@ -243,7 +243,8 @@ def test_commands_of_own_data(scratch, monkeypatch, capsys):
     monkeypatch.chdir(scratch)
     (snippet,) = [block for block in blocks("python") if "Predictor(" in block]
     exec(compile(snippet, "README.md", "exec"), {})
-    assert capsys.readouterr().out.count("'category_name': ") > 1
+    lines = capsys.readouterr().out.splitlines()  # barely trained: most scores are below 0.3
+    assert [line.split(" [")[0] for line in lines] == ["00000.jpg", "00001.jpg"]
 
 
 @pytest.mark.timeout(300)
