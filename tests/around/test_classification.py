@@ -46,6 +46,7 @@ def accuracy(work_dir: Path) -> dict[str, float]:
     return json.loads(next(work_dir.glob("*/2*.json")).read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_recipe_trains_and_is_tested(imagenet, tmp_path, fork_tool):
     env = {"IMAGENET_ROOT": str(imagenet)}

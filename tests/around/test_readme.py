@@ -247,6 +247,7 @@ def test_commands_of_own_data(scratch, monkeypatch, capsys):
     assert [line.split(" [")[0] for line in lines] == ["00000.jpg", "00001.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_other_commands(scratch):
     others = [c for c in COMMANDS if c not in about(COCO) + about(ADE) + about("mine")]

@@ -111,6 +111,7 @@ def test_detector_trains_and_is_tested(shapes, tmp_path, fork_tool):
     assert Image.open(pictures[0]).size == (256, 128)  # truth and prediction side by side
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_other_forms_of_a_detector_have_the_same_figures(shapes, tmp_path, fork_tool):
     train = ["tools/train.py", DETECTION, "--work-dir", tmp_path / "train", *options(30, 30)]
@@ -168,6 +169,7 @@ def test_segmentor_trains_resumes_and_is_tested(shapes, tmp_path, fork_tool):
     assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_multi_scale_test(shapes, tmp_path, fork_tool):
     """--tta with the plain view alone gives the plain figures; with four views, others."""
@@ -228,6 +230,7 @@ def test_classifier_trains_and_is_tested(tmp_path, fork_tool):
     assert len(list((tmp_path / "p/light").glob("*.png"))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_recipe_runs_under_the_hosts_own_train_py(shapes, tmp_path, run_tool):
     """In a process that has imported nothing: the config's custom_imports do it all."""

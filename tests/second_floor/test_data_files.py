@@ -262,7 +262,7 @@ def test_images_of_odd_sizes(size, load, data):
     loader = load("mmdet")
     steps = loader.dataset.pipeline.transforms
     # A flipped pixel cannot be packed, another of the host's limits.
-    steps[:] = [one for one in steps if type(one).__name__ != "RandomFlip"]
+    steps[:] = [one for one in steps if type(one).__name__ not in ("RandomFlip", "Resize")]
     assert second_shape(loader) == (3, height, width)
     if size == (1, 1):
         assert second_shape(load("mmdet", test=True)) == (3, 128, 128)
