@@ -131,13 +131,10 @@ def left_out(reports: dict[str, Report]) -> list[str]:
 
 def table(change: DataChange, reports: dict[str, Report]) -> Iterator[str]:
     """Write two tables: the images of each split, and what it has of each class."""
-    from ..configure.reports import sizes_of
-
     task, layout = change.layout.task, change.layout
     rows: list[tuple[str, ...]] = [("split", "images", EMPTY[task], "sizes")]
     for split, report in reports.items():
-        sizes = sizes_of(layout, change.sources[split], split)
-        spread = " to ".join(f"{w}x{h}" for w, h in dict.fromkeys(sizes or ()))
+        spread = " to ".join(f"{w}x{h}" for w, h in dict.fromkeys(report.sizes or ()))
         counted = [f"{report.images:,}", f"{report.empty:,}"] if report.images else ["-", "-"]
         rows.append((split, *counted, spread))
     yield from aligned(rows)

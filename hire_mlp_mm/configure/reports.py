@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -60,6 +60,7 @@ def check_boxes(cfg: Config, layout: Layout, source: Source, name: str) -> Repor
     )
     paths = [os.path.join(split.images, image) for image in source.names]
     report.add(faults_of_files(paths, str(split.images)))
+    report.sizes = extremes(source.coco_sizes())
     return report
 
 
@@ -79,6 +80,7 @@ def check_labels(cfg: Config, layout: Layout, source: Source, name: str) -> Repo
     report = check_masks(pairs, meaning, masks, decode=decode)
     if split.names is None:
         report.skipped += passed_over(images, masks, *suffixes)
+    report.sizes = extremes(sizes_in(split.images, source.names)[0])
     return report
 
 
@@ -92,17 +94,15 @@ def check_images(cfg: Config, layout: Layout, source: Source, name: str) -> Repo
         per_class = {name: counts[name] for name in layout.classes}
         report = Report(str(split.images), images=len(source.names), per_class=per_class)
         report.notes += without(per_class, "images")
-    _, unreadable = sizes_in(split.images, source.names)
+    sizes, unreadable = sizes_in(split.images, source.names)
+    report.sizes = extremes(sizes)
     report.add(after(report.source, line) for line in unreadable)
     return report
 
 
-def sizes_of(layout: Layout, source: Source, name: str) -> tuple[Size, Size] | None:
-    """Return the smallest and the largest size of the images of a split, of `SIZED` at most."""
-    found = list(source.coco_sizes())
-    if layout.task != "detection":
-        found, _ = sizes_in(layout.splits[name].images, source.names)
-    ordered = sorted(found, key=lambda size: size[0] * size[1])
+def extremes(sizes: Iterable[Size]) -> tuple[Size, Size] | None:
+    """Return the smallest and the largest size by the number of pixels; None of no sizes."""
+    ordered = sorted(sizes, key=lambda size: size[0] * size[1])
     return (ordered[0], ordered[-1]) if ordered else None
 
 

@@ -20,12 +20,12 @@ from ..errors import DataError, UserError, describe
 from .labels import count_values
 from .layout import Layout, Split
 from .listing import files_under
+from .masks import JPEG_CURE, THREADS
 from .palette import Colour
 from .tree import suffix_of
 
 INDICES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes
 COLOURS = ("RGB", "RGBA")
-THREADS = 4  # Pillow lets others work while it decodes
 MOST_VALUES = 1000  # more colours than any data set has classes: these are photographs
 IGNORED = 255
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Scan:
     def jpegs(self) -> str:
         """Say what may be wrong with values that are of JPEGs; nothing of other files."""
         are = any(suffix_of(name) in (".jpg", ".jpeg", ".jfif") for name in self.first.values())
-        return "; JPEG changes labels: write masks as PNG" if are else ""
+        return JPEG_CURE if are else ""
 
     def renamed(self, values: Mapping[int, int]) -> Scan:
         """Return the scan with a new value for each."""

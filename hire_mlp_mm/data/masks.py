@@ -29,6 +29,7 @@ Pair = tuple[str, str]  # the files of an image and of its mask
 SAMPLE = 200  # masks that a run looks into when it starts
 LARGE_SAMPLE = 1000  # where a class has no pixel in the first sample
 THREADS = 4  # Pillow lets others work while it decodes
+JPEG_CURE = "; JPEG changes labels: write masks as PNG"
 UNREAD = "cannot be read"
 MISSHAPEN = "have another shape than their images"
 DEEP = "have labels beyond 8 bits"
@@ -251,7 +252,7 @@ def cure_of_labels(tally: Tally, jpeg: bool) -> str:
     meaning, values = tally.meaning, tally.values()
     more = len(meaning.classes or ())  # the first that is too large
     if jpeg:
-        return "; JPEG changes labels: write masks as PNG"
+        return JPEG_CURE
     if values <= {0, 255}:
         return "; write 1 in place of 255"
     if meaning.reduce_zero_label or max(values - {255, meaning.ignore_index}) > more:

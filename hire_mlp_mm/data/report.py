@@ -28,6 +28,7 @@ class Report:
         images: how many there are.
         empty: how many of them have nothing to learn from, such as no box.
         per_class: boxes, pixels or images of each class, by its name, in the order of the labels.
+        sizes: of the smallest and of the largest image (width, height); None where none is known.
     """
 
     source: str
@@ -38,6 +39,7 @@ class Report:
     images: int = 0
     empty: int = 0
     per_class: dict[str, int] = field(default_factory=dict)
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
 
     def add(self, faults: Iterable[str]) -> bool:
         """Add faults, `MOST` in all; tell whether there are any by now."""

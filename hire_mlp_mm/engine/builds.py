@@ -16,9 +16,10 @@ from mmengine.registry import DefaultScope, Registry
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import DataLoader
 
+from ..data.layout import SPLITS
 from ..errors import UserError, describe, short
 from ..registry import SCOPE
-from .harden import SPLITS, last_name, name_of
+from .harden import last_name, name_of
 from .quiet import quiet
 
 REGISTRIES = [value for value in vars(root).values() if isinstance(value, Registry)]

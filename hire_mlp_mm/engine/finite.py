@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from ..errors import UserError
 from ..registry import HOOKS
 from .batches import samples, some, unwrapped
-from .resume import read_note
+from .config import read_note
 
 
 @HOOKS.register_module()

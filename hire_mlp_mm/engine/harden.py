@@ -7,9 +7,9 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from ..data.layout import SPLITS
 from ..registry import SCOPE
 
-SPLITS = ("train", "val", "test")
 LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop")
 OF_WORKERS = ("persistent_workers", "prefetch_factor")
 # In the order in which those of one priority are called.

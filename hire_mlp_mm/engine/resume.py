@@ -21,9 +21,7 @@ from mmengine.runner import CheckpointLoader
 from ..errors import CheckpointError, UserError, first_line
 from ..files import write_whole
 from ..torch_file import load_data
-from .config import NOTE as NOTE  # others import it from here, and `read_note`
-from .config import check_file
-from .config import read_note as read_note
+from .config import NOTE, check_file, read_note
 
 # What is needed of a checkpoint's meta.
 META = ("epoch", "iter", "time", "saved", "seed", "order", "place", "validated")

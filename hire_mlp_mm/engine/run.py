@@ -12,13 +12,14 @@ from mmengine.registry import RUNNERS
 from torch import nn
 
 from .. import mmcv_ops
+from ..data.layout import SPLITS
 from ..errors import UserError
 from ..files import CURE
 from ..registry import SCOPE
 from .batches import one_line_errors
 from .builds import misspelt_keys, named_faults
 from .config import check_data, check_file, read_config
-from .harden import SPLITS, harden
+from .harden import harden
 from .merging import merge_options
 from .processes import join_processes_on_cpu
 from .resume import has_checkpoint

@@ -37,7 +37,7 @@ class Source:
 
     @property
     def is_video(self) -> bool:
-        """Whether the file is a video by its suffix."""
+        """Tell by its suffix whether the file is a video."""
         return self.path.suffix.lower() in VIDEOS
 
 

@@ -262,7 +262,7 @@ class Predictor:
 
     @cached_property
     def artist(self) -> Artist:
-        """The one who draws."""
+        """Build what draws, when it is first asked for."""
         with DefaultScope.overwrite_default_scope(self.scope):
             return Artist(self.cfg, self.classes, self.palette)
 

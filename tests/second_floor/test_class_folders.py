@@ -12,7 +12,6 @@ from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
 from hire_mlp_mm.data.folders import check_folders, check_list
-from hire_mlp_mm.engine.guarded import base
 from hire_mlp_mm.engine.harden import harden_dataset
 from hire_mlp_mm.errors import DataError
 
@@ -31,13 +30,6 @@ def folder(tmp_path) -> Path:
         for i in range(IMAGES):
             draw(tmp_path / "data" / name / f"{i}.jpg")
     return tmp_path / "data"
-
-
-@pytest.fixture
-def said(monkeypatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(base, "print_log", lambda line, **_: lines.append(line))
-    return lines
 
 
 def build(folder: Path, **settings: object):

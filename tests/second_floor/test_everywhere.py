@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from shapes import write_shapes
 
-from hire_mlp_mm.engine.resume import NOTE
+from hire_mlp_mm.engine.config import NOTE
 from tests.conftest import ROOT
 from tests.hostile import exploits
 

@@ -18,7 +18,6 @@ from PIL import Image
 
 from hire_mlp_mm.data.labels import Labels
 from hire_mlp_mm.data.masks import LARGE_SAMPLE, check_masks, passed_over
-from hire_mlp_mm.engine.guarded import base
 from hire_mlp_mm.engine.harden import harden, harden_dataset
 from hire_mlp_mm.errors import DataError
 
@@ -52,13 +51,6 @@ def write_all(data: Path, change: Callable[[np.ndarray], object], *values: int) 
 def data(tmp_path) -> Path:
     write_all(tmp_path / "data", np.asarray, 0, 1, 2, 255)
     return tmp_path / "data"
-
-
-@pytest.fixture
-def said(monkeypatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(base, "print_log", lambda line, **_: lines.append(line))
-    return lines
 
 
 def config(data: Path, **settings: object) -> ConfigDict:

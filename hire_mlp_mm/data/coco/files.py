@@ -1,4 +1,4 @@
-"""See whether the images that a COCO file names lie where they should."""
+"""Look for the images that a COCO file names, and say what may keep them from being found."""
 
 from __future__ import annotations
 
