@@ -35,13 +35,13 @@ def short(text: object, most: int = 80) -> str:
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Cut an exception's message to its first line."""
     lines = str(error).strip().splitlines()
     return short(lines[0], 300) if lines else type(error).__name__
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Name somebody else's error by its kind and first line."""
     kind, line = type(error).__name__, first_line(error)
     return kind if line == kind else f"{kind}: {line}"

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, get, register_backend
 
-from .errors import DataError, UserError
+from .disk import check_image
+from .errors import UserError
 
 WHOLE = "hire_mlp_mm.whole"  # for checkpoints
 IMAGES = "hire_mlp_mm.images"  # for images and masks
 CURE = "the checkpoints before are whole, and a resumed run goes on from the newest of them"
-
-JPEG, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-# Within a scan FF stands before 00, and before D0 to D7 where it starts anew.
-JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
@@ -66,33 +62,14 @@ class WholeFiles(LocalBackend):
 
 
 class WholeImages(LocalBackend):
-    """Read local images, and refuse those that end early.
-
-    OpenCV before 4.11 decodes the beginning of such a JPEG, and fills the rest with grey.
-    """
+    """Read local images, and refuse those that end early."""
 
     def get(self, filepath: str | os.PathLike[str]) -> bytes:
         if "://" in str(filepath):  # of another backend, which mmengine finds by the beginning
             return get(filepath)
         content: bytes = super().get(filepath)
-        if not content:
-            raise DataError("the file is empty")
-        # Most files end with the marker. One that is cut off where its header has the same bytes
-        # has nothing to decode.
-        if content.startswith(JPEG) and not (content.endswith(JPEG_END) or has_end(content)):
-            raise DataError("the JPEG is truncated")
+        check_image(content)
         return content
-
-
-def has_end(jpeg: bytes) -> bool:
-    """Tell whether a JPEG's segments, thumbnails left aside, go on to its end marker."""
-    position = len(JPEG)
-    while marker := JPEG_MARKER.search(jpeg, position):
-        if marker[1] == b"\xd9":
-            return True
-        length = jpeg[marker.end() : marker.end() + 2]
-        position = marker.end() + int.from_bytes(length, "big")
-    return False
 
 
 register_backend(WHOLE, WholeFiles, force=True)

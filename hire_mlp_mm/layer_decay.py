@@ -7,6 +7,7 @@ MMPretrain's `get_layer_depth(param_name, prefix)`, as HireMLP has.
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
 import re
@@ -70,12 +71,12 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f"layer decay: paramwise_cfg has decay_rate={rate!r}; expected a number above 0 "
                 f"and at most 1, such as 0.9"
             )
-        unknown = sorted(set(self.paramwise_cfg) - {"decay_rate", *HOST_OPTIONS})
+        known = ("decay_rate", *HOST_OPTIONS)
+        unknown = sorted(set(self.paramwise_cfg) - {*known})
         if unknown:
-            raise ValueError(
-                f"layer decay: unknown {', '.join(unknown)} in paramwise_cfg; expected decay_rate "
-                f"and any of {', '.join(HOST_OPTIONS)}"
-            )
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected any of {', '.join(known)}"
+            raise ValueError(f"layer decay: unknown {', '.join(unknown)} in paramwise_cfg; {hint}")
         if self.base_lr is None:
             raise ValueError("layer decay: the optimizer has no lr; give it one")
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ..data.report import count
 from ..errors import DataError
 from . import OutcomeError
-from .options import CONFIG, names_in
+from .options import CONFIG, names_in, parse_size
 
 if TYPE_CHECKING:
     from ..configure import DataChange
@@ -51,20 +51,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--arch", choices=list(ARCHS), help="have HireMLP of this size as the backbone")
     add("--weights", help="of HireMLP: a file, a URL, hire-mlp://NAME, or 'none'")
     add("--epochs", type=int, help="passes through the images; the schedule is scaled to them")
-    add("--check", action="store_true", help="check alone, write nothing; exit code 1 on findings")
+    size = "width and height in pixels of the images, in training, validation and test"
+    add("--size", metavar="WxH", help=size)
+    add("--check", action="store_true", help="write nothing; exit code 1 on findings and losses")
 
 
 def main(args: argparse.Namespace) -> None:
     """Write the new config, or check the data set."""
     from ..configure.data import describe_beside, make_data
     from ..configure.reports import check_splits
+    from ..configure.sizes import LEAST
     from ..data.layout import Hints
     from ..engine.config import check_file, read_config
 
+    if Path(args.config).is_dir() and not Path(args.folder).is_dir():
+        args.config, args.folder = args.folder, args.config
     cfg = read_config(args.config)
     if args.weights not in (None, "none"):
         check_file(args.weights, "weight file")
     hints = Hints(names_in(args.classes), args.val, args.seed, args.ignore)
+    size = None
+    if args.size:
+        size = parse_size(args.size, LEAST, f"from {LEAST}x{LEAST} up", "width x height")
     if not args.check:
         describe_beside(cfg, args.folder, args.out).refuse_existing()
     try:
@@ -76,6 +84,7 @@ def main(args: argparse.Namespace) -> None:
             arch=args.arch,
             checkpoint=args.weights,
             epochs=args.epochs,
+            size=size,
         )
     except DataError as error:
         if args.check:
@@ -83,10 +92,10 @@ def main(args: argparse.Namespace) -> None:
         raise
     reports = check_splits(change.cfg, change.layout, change.sources)
     tell(change, reports)
-    found = sum(len(report.faults) for report in reports.values())
     if args.check:
+        found = sum(concerns(report, bool(hints.classes)) for report in reports.values())
         if found:
-            raise OutcomeError(f"{args.folder}: {count(found, 'findings')}")
+            raise OutcomeError(f"{args.folder}: {count(found, 'findings')}, which stand above")
         return
     for report in reports.values():
         report.refuse()
@@ -96,6 +105,20 @@ def main(args: argparse.Namespace) -> None:
     print("Written:", *written[:-1], sep="\n    ")
     config, sheet = map(shown, (written[-1], written[-2]))
     print(f"{config}: look at {sheet}; train it with hire-mlp train {config}")
+
+
+def concerns(report: Report, chosen: bool) -> int:
+    """Count what a person should look into: faults, what is lost, classes of which there is none.
+
+    Args:
+        report: of a split.
+        chosen: whether a person has chosen the classes, and means others to be lost.
+    """
+    from ..data.coco.boxes import OF_OTHERS
+
+    lost = [what for what in report.examples if not (chosen and what.startswith(OF_OTHERS))]
+    absent = [name for name, number in report.per_class.items() if not number]
+    return len(report.faults) + len(lost) + len(absent)
 
 
 def shown(path: Path) -> str:
@@ -120,9 +143,10 @@ def tell(change: DataChange, reports: dict[str, Report]) -> None:
 
 
 def left_out(reports: dict[str, Report]) -> list[str]:
-    """List what is left out of each split or looks wrong, by reason."""
+    """List what is left out of each split or looks wrong, by reason, with a file of it."""
     return [
         f"{split}: {count(number, what)}"
+        + (f", such as in {report.examples[what]}" if what in report.examples else "")
         for split, report in reports.items()
         for what, number in [*report.skipped.items(), *report.odd.items()]
         if number

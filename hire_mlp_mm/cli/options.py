@@ -15,18 +15,19 @@ CONFIG = "config: a file, PACKAGE::FILE, or the NAME of a recipe"
 
 def add_cfg_options(parser: argparse.ArgumentParser, example: str) -> None:
     """Add `--cfg-options`, which overrides settings of the config."""
-    from mmengine.config import DictAction
 
-    class Options(DictAction):
+    class Options(argparse.Action):
         """Read KEY=VALUE as mmengine does; say which word is none."""
 
         def __call__(self, parser: argparse.ArgumentParser, namespace: Any, *args: Any) -> None:
+            from mmengine.config import DictAction
+
             for word in args[0]:
                 if not word.partition("=")[0] or "=" not in word:
                     expected = "expected KEY=VALUE, and the config before it"
                     parser.error(f"--cfg-options: {expected}; found {word!r}")
             try:
-                super().__call__(parser, namespace, *args)
+                DictAction(self.option_strings, self.dest)(parser, namespace, *args)
             except AssertionError as error:
                 parser.error(f"--cfg-options: {error}")
 
@@ -75,9 +76,9 @@ def names_in(words: Iterable[str] | None) -> list[str] | None:
     return [name for name in names if name] or None
 
 
-def parse_size(text: str, least: int, hint: str) -> tuple[int, int]:
-    """Read height and width of `512x768`, or raise UserError where one is less than `least`."""
+def parse_size(text: str, least: int, hint: str, order: str = "height x width") -> tuple[int, int]:
+    """Read the two sides of `512x768`, or raise UserError where one is less than `least`."""
     size = re.fullmatch(r"(\d+)x(\d+)", text)
     if not size or min(int(size[1]), int(size[2])) < least:
-        raise UserError(f"--size {text}: expected height x width, {hint}")
+        raise UserError(f"--size {text}: expected {order}, {hint}")
     return int(size[1]), int(size[2])

@@ -13,6 +13,15 @@ from ..errors import UserError
 from .options import add_run_options, config_of
 
 HELP = "train a detector, segmentor or classifier"
+# What other programs have options for.
+KEYS = {
+    "--epochs": "train_cfg.max_epochs=N",
+    "--iters": "train_cfg.max_iters=N",
+    "--batch-size": "train_dataloader.batch_size=N",
+    "--lr": "optim_wrapper.optimizer.lr=X",
+    "--seed": "randomness.seed=N",
+    "--load-from": "load_from=FILE",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

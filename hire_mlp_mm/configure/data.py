@@ -21,6 +21,7 @@ from .loaders import set_data
 from .remains import guard_runs
 from .schedule import Length, fit_schedule
 from .sheet import draw_sheet
+from .sizes import Size, set_size
 from .sources import Source, find_sources
 from .swap import find_network, make_swap, resize_backbone
 
@@ -35,6 +36,7 @@ class DataChange(Changes):
         sources: where the config finds each split.
         length: of the training.
         swap: the change of the backbone, if there was one.
+        size: width and height of the images, if they were set.
     """
 
     layout: Layout
@@ -42,6 +44,7 @@ class DataChange(Changes):
     sources: dict[str, Source]
     length: Length
     swap: Swap | None
+    size: Size | None
 
     def title(self) -> str:
         arch = f" and HireMLP {self.swap.arch}" if self.swap else ""
@@ -64,7 +67,12 @@ class DataChange(Changes):
             rate = f"optim_wrapper: lr {optimizer.get('lr')} is for {base} images a step"
             lines.append(f"{rate}, not for {batch}: hire-mlp train --auto-scale-lr")
         lines.append(f"train_cfg: {self.length.text()}; --epochs N makes it another")
-        lines.append("pipelines: still the recipe's sizes and augmentations")
+        kept = (
+            "augmentations"
+            if self.size
+            else "sizes (--size WxH makes them others) and augmentations"
+        )
+        lines.append(f"pipelines: still the recipe's {kept}")
         if cfg.get("load_from"):
             lines.append(f"load_from: still {cfg.load_from}, whose heads are for other classes")
         return lines
@@ -98,6 +106,7 @@ def use_data(
     arch: str | None = None,
     checkpoint: str | None = None,
     epochs: int | None = None,
+    size: Size | None = None,
 ) -> Config:
     """Make a config that trains on a data set; the given config stays as it is.
 
@@ -117,6 +126,8 @@ def use_data(
             for the published ones.
         epochs: how often to go through the images, with the schedule scaled in proportion; None
             for the config's length.
+        size: width and height in pixels of the images of all three pipelines: what a detector
+            resizes to, what the others crop; None for the config's.
 
     Returns:
         The new config, which can be dumped and trained.
@@ -125,7 +136,9 @@ def use_data(
         UserError: the data are not understood, the model cannot learn them, or a file that is to be
             written is there already.
     """
-    change = make_data(cfg, data, hints, out=out, arch=arch, checkpoint=checkpoint, epochs=epochs)
+    change = make_data(
+        cfg, data, hints, out=out, arch=arch, checkpoint=checkpoint, epochs=epochs, size=size
+    )
     with change.beside.written():
         return change.cfg
 
@@ -139,6 +152,7 @@ def make_data(
     arch: str | None = None,
     checkpoint: str | None = None,
     epochs: int | None = None,
+    size: Size | None = None,
 ) -> DataChange:
     """Do as `use_data` does, write nothing yet, and list the changes.
 
@@ -161,8 +175,11 @@ def make_data(
     set_classes(change, layout)
     sources = find_sources(layout, beside)
     set_data(change, layout, sources)
+    if size is not None:
+        set_size(change, layout.task, size)
     length = fit_schedule(change, len(sources["train"].names), epochs)
-    return DataChange(change.cfg, layout, beside, sources, length, swap, changes=change.changes)
+    lines = change.changes
+    return DataChange(change.cfg, layout, beside, sources, length, swap, size, changes=lines)
 
 
 def describe_beside(cfg: Config, folder: Path | str, out: Path | str | None) -> Beside:

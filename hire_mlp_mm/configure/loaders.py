@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from ..data.coco.faults import of_order
 from ..data.layout import SPLITS, Layout
 from ..data.palette import palette_for
 from ..doctor import HOSTS
@@ -258,13 +259,15 @@ def set_evaluator(change: Changes, layout: Layout, source: Source, split: str) -
         kept = [name for name in as_list(metric.get("metric", every)) if name in every] or every
         root = layout.root.absolute()
         metric.update(ann_file=(root / source.keys["ann_file"]).as_posix(), metric=kept)
+        metric.classwise = not any(of_order(source.coco["categories"]))
     elif layout.task == "classification":
         metric.topk = fit_topk(metric.get("topk", (1, 5)), len(layout.classes))
     elif layout.ignore_index != metric.get("ignore_index", 255):
         metric.ignore_index = layout.ignore_index
     cfg[key] = metric
     kind = replaced(", ".join(last_name(one.type) for one in before), last_name(metric.type))
-    said = [name for name in ("metric", "ann_file", "topk", "ignore_index") if name in metric]
+    options = ("metric", "ann_file", "classwise", "topk", "ignore_index")
+    said = [name for name in options if name in metric]
     values = ", ".join(f"{name} {brief(metric[name])}" for name in said)
     if [metric] != before:
         change.changes.append(f"{key}: {kind}{values}".removesuffix(", "))

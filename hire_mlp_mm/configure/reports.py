@@ -11,7 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..data.coco import check_coco
-from ..data.coco.files import faults_of_files
+from ..data.coco.files import faults_of_files, note_of_turned
 from ..data.folders import check_folders
 from ..data.labels import Labels
 from ..data.layout import Layout
@@ -60,6 +60,9 @@ def check_boxes(cfg: Config, layout: Layout, source: Source, name: str) -> Repor
     )
     paths = [os.path.join(split.images, image) for image in source.names]
     report.add(faults_of_files(paths, str(split.images)))
+    loads = [str(step.get("color_type")) for step, _ in steps(dataset, "dataset")]
+    if not any("ignore_orientation" in kind for kind in loads):
+        report.notes += note_of_turned(paths)
     report.sizes = extremes(source.coco_sizes())
     return report
 

@@ -184,7 +184,7 @@ def check_list(
         labelled: whether the lines have labels; else each is a name.
 
     Returns:
-        A report with the images of each class.
+        A report with the images of each class; by the labels where these have no names.
     """
     report = Report(str(file))
     labels: Counter[int] = Counter()
@@ -208,7 +208,9 @@ def check_list(
         first = min(absent, key=lines_of.__getitem__)
         more = f" ({len(absent)} of {len(lines_of)} images are missing)" if absent - {first} else ""
         report.faults.append(f", line {lines_of[first]}: {first} not found{more}")
-    report.per_class = {name: labels[label] for label, name in enumerate(classes or ())}
+    names = {label: str(label) for label in sorted(labels)} if labelled else {}
+    names = names if classes is None else dict(enumerate(classes))
+    report.per_class = {name: labels[label] for label, name in names.items()}
     report.notes += without(report.per_class, "images")
     return report
 

@@ -18,8 +18,9 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from ..disk import JPEG
 from ..errors import DataError
-from ..files import JPEG, WholeImages
+from ..files import WholeImages
 from .labels import VALUES, Labels, count_values, depth_fault, label_fault, shape_fault
 from .listing import absent_files, after, evenly, files_under, is_image
 from .report import Report, count, few, without
@@ -201,6 +202,9 @@ def check_masks(
             if tally.faults or not tally.absent():
                 break
     report.empty = tally.ignored
+    part = "" if tally.looks == tally.of else f" of {tally.looks} looked into"
+    report.odd[f"masks{part} whose pixels are all ignored"] = tally.ignored
+    report.odd["images named again in the list"] = len(pairs) - len({*pairs})
     report.per_class = tally.per_class()
     report.faults += faults_of_masks(tally, source)
     if tally.looks and not report.faults:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +28,8 @@ class Report:
         notes: what a person should know, though nothing is lost, a line each.
         images: how many there are.
         empty: how many of them have nothing to learn from, such as no box.
+        examples: of what is skipped and was hardly meant to be, the file of the first, by what it
+            is.
         per_class: boxes, pixels or images of each class, by its name, in the order of the labels.
         sizes: of the smallest and of the largest image (width, height); None where none is known.
     """
@@ -36,6 +39,7 @@ class Report:
     skipped: Counter[str] = field(default_factory=Counter)
     odd: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    examples: dict[str, str] = field(default_factory=dict)
     images: int = 0
     empty: int = 0
     per_class: dict[str, int] = field(default_factory=dict)
@@ -87,7 +91,30 @@ def without(per_class: Mapping[str, int], what: str) -> Iterator[str]:
     if empty := [name for name, number in per_class.items() if not number]:
         classes = f"class {empty[0]} has" if len(empty) == 1 else f"classes {few(empty)} have"
         number = f" ({len(empty)} of {len(per_class)} classes)" if empty[5:] else ""
-        yield f": {classes} no {what}{number}"
+        pairs = ((name, near(name, per_class)) for name in empty)
+        alike = next((f"; is {name!r} a slip for {other!r}?" for name, other in pairs if other), "")
+        yield f": {classes} no {what}{number}{alike}"
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """Return the one of some names that another may be a slip for; empty where none is near.
+
+    Names that differ by a number alone, such as `class 1` and `class 2`, are no slips.
+    """
+
+    def plain(text: str) -> str:
+        return text.strip().casefold()
+
+    def unnumbered(text: str) -> str:
+        return re.sub(r"\d", "", plain(text))
+
+    others = {
+        plain(one): one
+        for one in names
+        if one != name and (plain(one) == plain(name) or unnumbered(one) != unnumbered(name))
+    }
+    found = difflib.get_close_matches(plain(name), others, 1, 0.7)
+    return others[found[0]] if found else ""
 
 
 def listed(names: Iterable[object], what: str, before: str = "passed over: ") -> list[str]:

@@ -21,6 +21,7 @@ LEFT_BY_PROGRAMS = frozenset(
 )
 ORIENTATION = 0x0112  # the EXIF tag
 TURNED = (5, 6, 7, 8)  # its values where height and width change places
+MIRRORED = (2, 3, 4)  # where an image is mirrored or turned by half
 
 WORDS_OF_SPLITS = {
     "train": frozenset(("train", "training")),

@@ -63,15 +63,25 @@ def fault_of(error: Exception, cfg: Config) -> str:
         cfg: that was to be built, hardened or not.
     """
     text = str(error)
-    finders = (own_refusal, unknown_argument, missing_argument, unknown_class, fixed_classes)
-    lines = (find(error, text, cfg) for find in (*finders, unbalanced, none_called))
+    finders = (
+        own_refusal,
+        unknown_argument,
+        missing_argument,
+        unknown_class,
+        fixed_classes,
+        unbalanced,
+        none_called,
+        text_for_folders,
+        one_of_three,
+    )
+    lines = (find(error, text, cfg) for find in finders)
     return next(filter(None, lines), "")
 
 
 def own_refusal(error: Exception, text: str, cfg: Config) -> str:
-    """Return what HireMLP says of its own arguments."""
-    start = text.find("HireMLP: ")
-    return short(text[start:], 300) if isinstance(error, ValueError) and start >= 0 else ""
+    """Return what HireMLP, or its layer decay, says of its own arguments."""
+    found = re.search(r"(HireMLP|layer decay): .*", text) if isinstance(error, ValueError) else None
+    return short(found[0], 300) if found else ""
 
 
 def unknown_argument(error: Exception, text: str, cfg: Config) -> str:
@@ -161,6 +171,35 @@ def unbalanced(error: Exception, text: str, cfg: Config) -> str:
                 f"{path}: ClassBalancedDataset asks which classes an image has, and {inner} does "
                 f"not say it (get_cat_ids); set {path} to the {inner} alone"
             )
+    return ""
+
+
+def text_for_folders(error: Exception, text: str, cfg: Config) -> str:
+    """Name a data set whose `data_prefix` is one folder where each of several has a key."""
+    key = dict(mmdet="img", mmseg="img_path").get(cfg.get("default_scope"))  # others take a text
+    if not (key and isinstance(error, AttributeError) and "'str' object" in text):
+        return ""
+    for path, part in parts_of(cfg):
+        if isinstance(prefix := part.get("data_prefix"), str):
+            return (
+                f"{path}.data_prefix is the text {short(prefix)!r}; expected a dict of folders: "
+                f"set {path}.data_prefix.{key}, for the images"
+            )
+    return ""
+
+
+def one_of_three(error: Exception, text: str, cfg: Config) -> str:
+    """Name which of a split's loader, loop and evaluator (or optimizer) is set to None alone."""
+    if not isinstance(error, ValueError) or "should be either all None or not None" not in text:
+        return ""
+    for split in SPLITS:
+        last = "optim_wrapper" if split == "train" else f"{split}_evaluator"
+        keys = [f"{split}_dataloader", f"{split}_cfg", last]
+        absent = [key for key in keys if cfg.get(key) is None]
+        if 0 < len(absent) < len(keys):
+            given = " and ".join(key for key in keys if key not in absent)
+            cure = f"set {' and '.join(absent)}, or all three to None"
+            return f"{' and '.join(absent)} is None, and {given} not: {cure}"
     return ""
 
 

@@ -58,7 +58,7 @@ def read_config(name: str) -> Config:
     path = find_config(name)
     try:
         cfg = Config.fromfile(path)
-    except Exception as error:  # a config is a program
+    except (Exception, SystemExit) as error:  # a config is a program
         raise UserError(f"config {name} cannot be read: {describe(error)}") from error
     if "model" not in cfg or "default_scope" not in cfg:
         raise UserError(f"config {name} has no model or no default_scope")
@@ -73,15 +73,6 @@ def check_file(path: str, what: str) -> None:
         raise UserError(f"{what} {path} is a folder; {hint}")
     if "://" not in path and not os.path.isfile(path):
         raise UserError(f"{what} {path} not found")
-
-
-def check_new_folder(folder: str | os.PathLike[str], option: str = "") -> None:
-    """Raise UserError, which begins with an option if one is named, unless a folder is new."""
-    is_folder = os.path.isdir(folder)
-    if os.path.lexists(folder) and not (is_folder and not os.listdir(folder)):
-        what = "is not empty" if is_folder else "is a file"
-        name = f"{option} {folder}".strip()
-        raise UserError(f"{name} {what}; name a new folder, for nothing is overwritten")
 
 
 def newest_checkpoint(folder: str) -> str | None:

@@ -32,6 +32,8 @@ def merge_options(cfg: Config, options: dict[str, Any]) -> None:
     """
     # What is deleted goes first, whatever stands in its place.
     for key, value in sorted(options.items(), key=lambda option: "_delete_" not in option[0]):
+        if key.endswith("_cfg") and str(value).lower() == "none" and value is not None:
+            raise refusal(key, f"{value} is taken for text; write None, with a capital N")
         try:
             owner = find_owner(cfg, key, value)
             path, _, name = key.rpartition(".")

@@ -8,9 +8,9 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
+from ..disk import check_new_folder
 from ..errors import UserError
 from ..registry import SCOPE
-from .config import check_new_folder
 from .resume import has_checkpoint
 
 

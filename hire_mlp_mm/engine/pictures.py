@@ -12,9 +12,8 @@ from mmengine.fileio import get
 from mmengine.hooks import Hook
 
 from ..data.palette import palette_for
+from ..prediction.drawing import enlarged
 from ..registry import HOOKS
-
-LEAST_SIDE = 224  # of a classifier's picture: smaller images have no room for text
 
 
 @HOOKS.register_module()
@@ -77,11 +76,6 @@ def as_image(inputs: Any) -> np.ndarray:
     """Turn a tensor (C, H, W) of a batch into an image (H, W, C) uint8."""
     image: np.ndarray = inputs.permute(1, 2, 0).cpu().numpy().astype(np.uint8)
     return image
-
-
-def enlarged(image: np.ndarray) -> int | None:
-    """Return the side in pixels to which a classifier's image (H, W, 3) has to grow, if it has."""
-    return LEAST_SIDE if min(image.shape[:2]) < LEAST_SIDE else None
 
 
 def draw(visualizer: Any, image: np.ndarray, sample: Any, file: str, score_thr: float) -> None:

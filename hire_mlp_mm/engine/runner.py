@@ -6,14 +6,24 @@ runner that a config names, so this line alone gives a config of theirs what `ha
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from mmengine.logging import MMLogger
 from mmengine.runner import FlexibleRunner as HostFlexibleRunner
 from mmengine.runner import Runner as HostRunner
 
 from ..registry import RUNNERS
 from .config import read_note
 from .harden import harden
+
+# How the records begin that fill screens before a training does; files get them.
+LENGTHY = ("\n------", "Config:\n", "Hooks will be executed", "paramwise_options -- ")
+
+
+def is_brief(record: logging.LogRecord) -> bool:
+    """Tell whether a record of the log is for a terminal, too."""
+    return not record.getMessage().startswith(LENGTHY)
 
 
 class Hardening:
@@ -28,7 +38,21 @@ class Hardening:
 
 @RUNNERS.register_module()
 class Runner(Hardening, HostRunner):
-    """Run a hardened config as mmengine's runner does."""
+    """Run a hardened config as mmengine's runner does; its terminal is spared long records."""
+
+    def build_logger(self, *args: Any, **options: Any) -> MMLogger:
+        """Build the logger, which tells the environment, the config and the hooks to files alone.
+
+        Returns:
+            mmengine's logger, with a filter for terminals.
+        """
+        logger: MMLogger = super().build_logger(*args, **options)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                logger.info(f"environment, config and hooks are in {handler.baseFilename} alone")
+            else:
+                handler.addFilter(is_brief)
+        return logger
 
     def load_or_resume(self) -> None:
         """Load what the config names, or go on from the work dir's checkpoint, if it has one."""

@@ -101,6 +101,14 @@ def test_the_config_is_named_after_both(folder, capsys):
     assert Path("hire_t_imagenet_pets.py").is_file()
 
 
+def test_the_folder_may_stand_first_and_images_get_a_size(folder, capsys):
+    code, out, _ = outcome(capsys, "pets", RECIPE, "--size", "96x96", "--out", "mine.py")
+    assert code == 0
+    assert "pipeline.1.scale: 224 -> 96" in out
+    head = Path("mine.py").read_text(encoding="utf-8").partition("\n\n")[0]
+    assert head.count("-> 96\n") == 3
+
+
 @pytest.mark.parametrize("names", [["road,car,sky"], ["road", "car", "sky"], ["road,", "car,sky"]])
 def test_names_with_commas_or_spaces(names, masks, capsys):
     words = ["upernet_hire_t_ade20k", masks, "--val", "0.4", "--check", "--classes", *names]
@@ -156,6 +164,8 @@ WRONG = {
     ("hire_t_imagenet", "gone"): "gone does not exist",
     ("hire_x_imagenet", "pets"): "config hire_x_imagenet not found",
     ("hire_t_imagenet", "pets", "--val", "2"): "--val is 2.0; expected a share",
+    ("hire_t_imagenet", "pets", "--size", "224"): "--size 224: expected width x height, from 32x32",
+    ("hire_t_imagenet", "pets", "--size", "96x64"): "a classifier crops squares",
     ("hire_t_imagenet", "pets", "--epochs", "0"): "--epochs 0: expected 1 or more",
     ("hire_t_imagenet", "pets", "--out", "a.txt"): "expected a .py file",
     ("hire_t_imagenet", "pets", "--out", "no/a.py"): "in a folder that exists",
@@ -191,6 +201,58 @@ def test_a_check_lists_images_without_a_size(image, said, tmp_path, capsys):
     code, out, _ = outcome(capsys, "retinanet_hire_t_1x_coco", tmp_path, "--check")
     assert code == 1
     assert said in out
+
+
+def boxes_of(tmp_path, names: dict[str, str], **first: object) -> None:
+    """Two splits of an image with a box of each of some categories, by split, then changed."""
+    for split, words in names.items():
+        (tmp_path / split).mkdir(exist_ok=True)
+        Image.new("RGB", (64, 48)).save(tmp_path / split / f"{split}.jpg")
+        image = dict(id=1, file_name=f"{split}.jpg", width=64, height=48)
+        boxes = [
+            dict(id=i, image_id=1, category_id=i, bbox=[1, 1, 9, 9], area=81, iscrowd=0)
+            for i in range(1, len(words.split()) + 1)
+        ]
+        boxes[0].update(first)
+        categories = [dict(id=i, name=name) for i, name in enumerate(words.split(), 1)]
+        content = dict(images=[image], annotations=boxes, categories=categories)
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+
+
+LOST = {
+    "nothing": (dict(train="cat dog", val="cat dog"), {}, ""),
+    "a crowd": (dict(train="cat dog cow", val="cat dog cow"), dict(iscrowd=1), "no box"),
+    "a box outside": (
+        dict(train="cat dog", val="cat dog"), dict(bbox=[80, 1, 9, 9]),
+        "train: 1 box outside the image, such as in train.jpg",
+    ),
+    "a slip of one split": (
+        dict(train="cat flask", val="cat flask flaks"), {},
+        "classes (flaks), such as in val.jpg; is 'flaks' a slip for 'flask'?",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_a_check_fails_where_boxes_or_classes_are_lost(case, tmp_path, capsys):
+    names, first, said = LOST[case]
+    boxes_of(tmp_path, names, **first)
+    code, out, err = outcome(capsys, "retinanet_hire_t_1x_coco", tmp_path, "--check")
+    assert code == int(bool(said)), out
+    assert said in out
+    assert bool(said) == ("finding" in err)
+
+
+def test_a_class_that_one_split_lacks_is_a_finding(tmp_path, capsys):
+    boxes_of(tmp_path, dict(train="flask flaks", val="flask flaks"))
+    content = json.loads((tmp_path / "val.json").read_text())
+    content["annotations"].pop()
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    code, out, _ = outcome(capsys, "retinanet_hire_t_1x_coco", tmp_path, "--check")
+    assert code == 1
+    assert "class flaks has no box; is 'flaks' a slip for 'flask'?" in out
+    words = ["retinanet_hire_t_1x_coco", tmp_path, "--check", "--classes", "flask"]
+    assert outcome(capsys, *words)[0] == 0  # the others are left out on purpose
 
 
 def test_a_check_lists_images_that_cannot_be_opened(folder, capsys):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from hire_mlp_mm import cli
 from tests.second_floor.test_predict import files_of, save, work_dirs  # noqa: F401
+from tests.second_floor.test_runtime import write_file
 
 
 @pytest.fixture
@@ -80,9 +81,38 @@ def test_a_config_and_no_images(work_dirs, here, capsys):  # noqa: F811
     assert "no images after the config upernet_hire_t_ade20k" in error
 
 
+@pytest.mark.parametrize("words", [[], ["--score-thr", "0.3", "--device", "cpu"]])
+def test_an_exported_file(words, here, capsys):
+    write_file(here / "x.onnx", "detection")
+    code, lines, _ = outcome(capsys, "x.onnx", "in", "--out", "out", "--no-pictures", *words)
+    assert code == 1
+    assert lines[0] == "x.onnx, on cpu"
+    assert files_of(here / "out") == ["images.json", "predictions.json"]
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (["mine.py", "in"], "leave out the config mine.py, or name the checkpoint"),
+        (["mmdet::a.py", "in"], "leave out the config mmdet::a.py"),
+        (["in", "--fuse"], "leave out --fuse"),
+        (["in", "--cfg-options", "a=1"], "leave out --cfg-options"),
+        (["in", "--batch-size", "2"], "batch size 2: expected 1"),
+        (["retinanet_hire_t_1x_coco"], "not found: retinanet_hire_t_1x_coco"),
+    ],
+)
+def test_what_an_exported_file_does_not_take(words, line, here, capsys):
+    write_file(here / "x.onnx", "detection")
+    code, lines, error = outcome(capsys, "x.onnx", *words, "--out", "out")
+    assert (code, lines) == (2, [])
+    assert line in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["gone.onnx", "in", "--out", "out"], "exported file gone.onnx not found"),
         (["gone", "in", "--out", "out"], "checkpoint or work dir gone not found"),
         (["in/b.png", "in", "--out", "in"], "in is not empty; name a new folder"),
         (["in/b.png", "in"], "the following arguments are required: --out"),

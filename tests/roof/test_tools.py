@@ -96,6 +96,11 @@ def test_detector_trains_and_is_tested(shapes, tmp_path, fork_tool):
     done = fork_tool(*train, *options(2, 2), env=shapes)
     assert done.returncode == 0, done.stderr
     assert mmcv_ops.describe() in done.stdout
+    (log,) = (tmp_path / "train").glob("*/*.log")
+    assert f"environment, config and hooks are in {log} alone" in done.stdout
+    for text in ("System environment", "Config:", "Hooks will be", "paramwise_options"):
+        assert text in log.read_text()
+        assert text not in done.stdout
     last = torch.load(tmp_path / "train/iter_2.pth", weights_only=False)
     assert last["meta"]["iter"] == 2
     assert len(last["optimizer"]["state"]) > 100
@@ -368,6 +373,11 @@ MISTAKES = {
         ["train", DETECTION, "--cfg-options", "trian_cfg.max_iters=1"],
         "the config has no 'trian_cfg'; did you mean 'train_cfg'?",
     ),
+    "an option of other programs": (
+        ["train", DETECTION, "--epochs", "3"],
+        "unknown option '--epochs'; did you mean --cfg-options train_cfg.max_epochs=N?",
+    ),
+    "a config that ends": (["train", "ENDS"], "ends.py cannot be read: SystemExit: 3"),
     "loop": (
         ["train", DETECTION, "--cfg-options", "train_cfg.max_iter=1"],
         "train_cfg (IterBasedTrainLoop) has no 'max_iter'; did you mean 'max_iters'?",
@@ -384,7 +394,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, shapes, tmp_path, fork_t
     (tool, *args), message = MISTAKES[mistake]
     balanced = tmp_path / "balanced.py"
     balanced.write_text(BALANCED.format(base=ROOT / SEGMENTATION))
-    args = [balanced if arg == "BALANCED" else arg for arg in args]
+    ends = tmp_path / "ends.py"
+    ends.write_text("raise SystemExit(3)")
+    args = [dict(BALANCED=balanced, ENDS=ends).get(arg, arg) for arg in args]
     env = {**shapes, "COCO_ROOT": "nowhere/", "ADE_ROOT": "nowhere/"}
     done = fork_tool(f"tools/{tool}.py", *args, "--work-dir", tmp_path, env=env)
     lines = [

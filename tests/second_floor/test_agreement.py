@@ -42,7 +42,7 @@ def shapes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> Path:
-    """A folder per class: three in `train` and `val`, two of the same in `few`."""
+    """A folder per class: three in `train` and `val`, two of the same in `few`; a list from 1."""
     root = tmp_path_factory.mktemp("folders")
     for split, names in dict(train="abc", val="abc", few="bc", first="ab").items():
         for name in names:
@@ -50,6 +50,7 @@ def folders(tmp_path_factory) -> Path:
             folder.mkdir(parents=True)
             for i in range(2):
                 Image.new("RGB", (32, 32), (90 * i, 40, 9)).save(folder / f"{i}.png")
+    (root / "train.txt").write_text("a/0.png 1\nb/0.png 2\nc/0.png 3\n")
     return root
 
 
@@ -628,12 +629,58 @@ CANNOT = {
         "segmentor", dict(model__test_cfg=dict(mode="slide", crop_size=(32, 32))),
         "model.test_cfg.mode is 'slide', and stride of the windows is not set",
     ),
+    "a misspelt option of the norms": (
+        "segmentor", dict(optim_wrapper__paramwise_cfg=dict(norm_decay_mul=0.0)),
+        "optim_wrapper.paramwise_cfg.norm_decay_mul has no effect; did you mean 'norm_decay_mult'?",
+    ),
+    "no iterations": (
+        "segmentor", dict(train_cfg__max_iters=0),
+        "train_cfg.max_iters is 0, and nothing would be trained: set it to 1 or more",
+    ),
+    "no epochs": (
+        "classifier",
+        dict(train_cfg=dict(_delete_=True, type="EpochBasedTrainLoop", max_epochs=0)),
+        "train_cfg.max_epochs is 0, and nothing would be trained",
+    ),
+    "labels beyond the head": (
+        "classifier", dict(train_dataloader__dataset__ann_file="train.txt"),
+        "train.txt has the labels 1 to 3, and model.head num_classes=3; expected 0 to 2: write "
+        "labels from 0",
+    ),
     "no batch": (
         "classifier", dict(train_dataloader__batch_size=128, train_dataloader__drop_last=True),
         "train_dataloader.dataset has 6 images, and train_dataloader.batch_size=128 with drop_last "
         "leaves no batch: set train_dataloader.batch_size to 6 or less",
     ),
 }  # fmt: skip
+
+
+def test_labels_that_count_from_one_are_said(config):
+    cfg = config("classifier", train_dataloader__dataset__ann_file="train.txt")
+    cfg.model.head.num_classes = cfg.model.data_preprocessor.num_classes = 9
+    train(cfg)
+    log = max(Path(cfg.work_dir).glob("*/*.log")).read_text()
+    assert "train.txt has the labels 1 to 3, and none is 0, the first of model.head's 9" in log
+
+
+def test_an_option_of_nobody_is_said_and_others_constructors_are_left_alone(config):
+    cfg = config("segmentor", optim_wrapper__paramwise_cfg=dict(wanted=1))
+    train(cfg)
+    log = max(Path(cfg.work_dir).glob("*/*.log")).read_text()
+    assert "WARNING - optim_wrapper.paramwise_cfg.wanted has no effect\n" in log
+
+
+def test_samples_that_are_packed_before_they_are_mixed(config):
+    cfg = config("detector")
+    dataset = cfg.train_dataloader.dataset
+    mosaic = dict(type="Mosaic", img_scale=(64, 64))
+    mixed = dict(type="MultiImageMixDataset", dataset=dataset, pipeline=[mosaic])
+    cfg.train_dataloader.dataset = dict(type="RepeatDataset", times=2, dataset=mixed)
+    at = "train_dataloader.dataset.dataset"
+    assert refused(cfg) == (
+        f"{at}.pipeline (Mosaic) mixes samples that {at}.dataset has packed: move PackDetInputs "
+        f"from {at}.dataset.pipeline to the end of {at}.pipeline"
+    )
 
 
 @pytest.fixture
@@ -794,6 +841,17 @@ UNBUILT = {
         model__neck__norm_cfg=dict(type="GN")
     ),
     "val_evaluator (CocoMetric) cannot be built: KeyError": dict(val_evaluator__metric="bbbox"),
+    "layer decay: unknown norm_decay_mul in paramwise_cfg; did you mean 'norm_decay_mult'?": dict(
+        optim_wrapper__constructor="hire_mlp_mm.LayerDecayOptimWrapperConstructor",
+        optim_wrapper__paramwise_cfg=dict(decay_rate=0.9, norm_decay_mul=0.0),
+    ),
+    "train_dataloader.dataset.data_prefix is the text 'images/training/'; expected a dict": dict(
+        train_dataloader__dataset__data_prefix="images/training/"
+    ),
+    "val_cfg is None, and val_dataloader and val_evaluator not: set val_cfg, or all": dict(
+        val_cfg=None
+    ),
+    "Package lvis is not installed. Please run": dict(val_evaluator__type="LVISMetric"),
     "data_prefix has 'img_path'; expected 'img', the folder of the images": dict(
         train_dataloader__dataset__data_prefix=dict(_delete_=True, img_path="images/training/")
     ),

@@ -241,6 +241,9 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "a size as text": (image(height="48"), 'image 8 has the size 64 x "48"; expected'),
     "a size with a fraction": (image(height=47.5), "image 8 has the size 64 x 47.5; expected"),
     "a name that is a number": (image(file_name=3), "image 8 has the file_name 3; expected"),
+    "a name with a line end": (
+        image(file_name="1.jpg\n"), 'image 8 has the file_name "1.jpg\\n"; expected the name of'
+    ),
     "two images of one file": (
         image(file_name="./0.jpg"), "the images 7 and 8 are one file, ./0.jpg"
     ),
@@ -292,6 +295,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "an area of text": (first(area="320"), 'annotation 1 has the area "320"; expected a number'),
     "an area that is NaN": (first(area=float("nan")), "annotation 1 has the area NaN"),
     "iscrowd of text": (first(iscrowd="0"), 'annotation 1 has the iscrowd "0"; expected 0 or 1'),
+    "ignore of text": (first(ignore="0"), 'annotation 1 has the ignore "0"; expected 0 or 1'),
     "iscrowd 2": (first(iscrowd=2), "annotation 1 has the iscrowd 2; expected 0 or 1"),
     "all are crowds": (every(iscrowd=1), "skipped 12 boxes marked as crowd (iscrowd)"),
     "all are ignored, or of other images": (
@@ -486,12 +490,20 @@ COUNTED: dict[str, tuple[Change, str]] = {
     "no area": (first(area=0), "skipped 1 box whose area is given as 0 or less"),
     "outside": (first(bbox=[70, 5, 9, 9]), "skipped 1 box outside the image"),
     "partly outside": (first(bbox=[50, 5, 40, 9]), "; 1 box beyond the edge of the image"),
+    "an area below zero": (first(area=-5), "skipped 1 box whose area is given as 0 or less"),
+    "an area of another size": (
+        first(area=4000), "; 1 box with an area under a hundredth or over twice of width"
+    ),
+    "an area in other units": (first(area=1), "; 1 box with an area under a hundredth"),
     "of no image": (first(image_id=99), "skipped 1 box of an image that the file does not list"),
     "of no class": (
         first(category_id=9), "skipped 1 box of categories that are not among the classes (9)"
     ),
     "a flat polygon": (polygon([2, 2, 9, 2, 20, 2]), "; 1 mask without a pixel"),
     "a polygon outside": (polygon([90, 2, 99, 2, 95, 20]), "; 1 mask without a pixel"),
+    "a polygon of another object": (
+        polygon([30, 30, 50, 30, 50, 46, 30, 46]), "; 1 mask mostly outside their box"
+    ),
     "a part of four numbers": (
         polygon([2, 2, 20, 20, 2, 20], [2, 2, 9, 9]),
         "; 1 part of masks that are no polygons (left out)",
@@ -548,6 +560,13 @@ def test_an_evaluation_says_what_no_detector_can_find(change, said, files, lines
     assert any(said in line for line in lines)
 
 
+def test_an_area_below_zero_is_not_counted_as_missed(files, lines):
+    first(area=-5)(content := sound())
+    files.write(content)
+    assert files.figures() == [1, 1]
+    assert not any("missed" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     "change",
     [every(bbox=[900.0, 5, 9, 9]), every(segmentation=[[0.1, 0.1, 0.2, 0.1, 0.2, 0.2]])],
@@ -602,6 +621,24 @@ def test_run_lengths_that_a_pipeline_leaves_out_are_counted(files, lines):
     dataset = files.dataset(pipeline=steps)
     assert "skipped 1 box whose mask has no polygon" in lines[0]
     assert sum(len(sample["data_samples"].gt_instances) for sample in dataset) == 11
+
+
+@pytest.mark.parametrize(("orientation", "told"), [(1, False), (2, True), (3, True), (4, True)])
+def test_images_that_exif_turns_by_half_or_mirrors(orientation, told, files, lines, tmp_path):
+    """Their sizes say nothing of it, as they do of a turn by a quarter."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    for number in range(4):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"{number}.jpg", exif=exif)
+    files.images = tmp_path
+    files.write(sound())
+    files.dataset()
+    note = f"4 images of 4 looked into, such as {tmp_path}/0.jpg, are read mirrored or turned by"
+    assert told == any(note in line for line in lines)
+    lines.clear()
+    load = dict(type="LoadImageFromFile", color_type="color_ignore_orientation")
+    files.dataset(pipeline=[load])
+    assert len(lines) == 1
 
 
 def test_images_without_labels(files):

@@ -22,7 +22,7 @@ from PIL import Image
 from shapes import write_shapes
 from torch import nn
 
-from hire_mlp_mm import cli, files
+from hire_mlp_mm import cli, disk
 from hire_mlp_mm.engine import batches
 from hire_mlp_mm.engine.guarded import base as guarded
 from hire_mlp_mm.engine.harden import harden_dataset, harden_evaluators, harden_loader
@@ -241,10 +241,10 @@ def test_every_truncation_of_a_jpeg_is_seen(progressive, rng):
     thumbnail = encode(image.resize((16, 16)), "JPEG")
     exif = b"Exif\0\0" + thumbnail
     whole = encode(image, "JPEG", progressive=progressive, exif=exif, restart_marker_rows=1)
-    assert files.has_end(whole)
-    assert files.has_end(whole + b"\xff\xda after the end")
+    assert disk.has_end(whole)
+    assert disk.has_end(whole + b"\xff\xda after the end")
     for length in range(2, len(whole) - 1):
-        assert not files.has_end(whole[:length]), length
+        assert not disk.has_end(whole[:length]), length
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8000, 30), (30, 8000)])

@@ -288,6 +288,12 @@ def test_what_is_passed_over_is_counted(data, said):
         build(config(data, img_suffix=".png", seg_map_suffix=".tif"))
 
 
+def test_a_mask_that_is_all_ignored_is_counted(data, said):
+    write(data, "1", Image.fromarray(mask_of(255)))
+    build(config(data))
+    assert said[0].endswith("4 images of 3 classes; 1 mask whose pixels are all ignored")
+
+
 def test_images_and_masks_in_one_folder(data):
     for path in [*(data / "masks").iterdir()]:
         path.rename(data / "images" / path.name)
@@ -300,6 +306,9 @@ def test_a_list_of_names(data, said):
     (data / "list.txt").write_text("1\n3\n")
     assert len(build(config(data, ann_file="list.txt"))) == 2
     assert said == [f"{data}/masks: 2 images of 3 classes"]  # the others are not meant
+    (data / "list.txt").write_text("1\n3\n1\n")
+    build(config(data, ann_file="list.txt"))
+    assert said[1] == f"{data}/masks: 3 images of 3 classes; 1 image named again in the list"
     (data / "list.txt").write_text("1\n9\n")
     with pytest.raises(DataError, match=r"images/9\.jpg not found"):
         build(config(data, ann_file="list.txt"))

@@ -38,6 +38,7 @@ HEADS = "model.roi_head.bbox_head"
         ({"val_dataloader.dataset.pipeline.1.scale.0": 5}, "is a tuple; give all of it"),
         ({"train_pipeline.2.scale": (9, 9)}, "what it stands for: train_dataloader.dataset.pipel"),
         ({"data_root": "/mine/"}, "train_dataloader.dataset.data_root, val_dataloader.dataset.dat"),
+        ({"model.backbone.init_cfg": "none"}, "none is taken for text; write None, with a capital"),
         ({"": 3}, "--cfg-options =3: expected KEY=VALUE"),
         ({"model..x": 3}, "expected KEY=VALUE"),
     ],

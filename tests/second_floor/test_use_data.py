@@ -20,6 +20,7 @@ from hire_mlp_mm.configure import make_data, use_data
 from hire_mlp_mm.configure.changes import as_list
 from hire_mlp_mm.data.layout import Layout, Split
 from hire_mlp_mm.engine import load_config, train
+from hire_mlp_mm.engine.builds import parts_of
 from hire_mlp_mm.engine.config import read_config
 from hire_mlp_mm.errors import UserError
 from tests.conftest import NANO
@@ -244,7 +245,110 @@ def test_what_cannot_be_is_refused_in_a_line(name, task, changed, said, layouts,
     assert not list(tmp_path.iterdir())
 
 
+# Sizes -------------------------------------------------------------------------------------------
+
+SIZED = {
+    "retinanet_hire_t_1x_coco": ((640, 480), {"Resize": {(640, 480)}}),
+    "mask_rcnn_hire_t_3x_coco": (
+        (640, 640),
+        {"Resize": {(640, 640)}, "RandomCrop": {(307, 480)}},
+    ),
+    "upernet_hire_t_ade20k": (
+        (320, 256),
+        {"Resize": {(1280, 256)}, "RandomResize": {(1280, 256)}, "RandomCrop": {(256, 320)}},
+    ),
+    "mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-769x769.py": (
+        (512, 512),
+        {"RandomCrop": {(512, 512)}},
+    ),
+    "hire_t_imagenet": (
+        (128, 128),
+        {"RandomResizedCrop": {128}, "CenterCrop": {128}, "ResizeEdge": {146}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_size_is_that_of_all_pipelines(name, layouts):
+    """Of those that inferencers take, too; and of a segmentor's batches and windows."""
+    size, expected = SIZED[name]
+    given = read_config(name)
+    change = make_data(given, layout_for(given, layouts), out="none.py", size=size)
+    cfg = change.cfg
+    found: dict[str, set] = {}
+    for part in (
+        cfg[key] for key in cfg if key.endswith(("dataloader", "n_pipeline", "t_pipeline"))
+    ):
+        for _, step in parts_of(dict(part=part)):
+            value = step.get("scale", step.get("crop_size")) if "type" in step else None
+            if value is not None:
+                found.setdefault(step["type"], set()).add(value)
+    assert {kind: found[kind] for kind in expected} == expected
+    if given.default_scope == "mmseg":
+        assert cfg.model.data_preprocessor.size == size[::-1]
+    if cfg.model.get("test_cfg", {}).get("mode") == "slide":
+        assert (cfg.model.test_cfg.crop_size, cfg.model.test_cfg.stride) == (size, (341, 341))
+    assert any("_dataloader.dataset.pipeline." in line for line in change.changes)
+    assert any(line.endswith("still the recipe's augmentations") for line in change.advice())
+
+
+def test_a_segmentor_that_takes_images_as_they_are_gets_a_step_for_their_size(layouts, tmp_path):
+    change = make_data(
+        read_config("upernet_hire_nano_shapes"),
+        layouts["segmentation"],
+        out=tmp_path / "mine.py",
+        size=(48, 32),
+    )
+    steps = [step.type for step in change.cfg.train_dataloader.dataset.pipeline]
+    assert steps[1:4] == ["LoadAnnotations", "Resize", "RandomCrop"]
+    with change.beside.written():
+        pass
+    for split, shape in dict(train=(32, 43), val=(48, 64), test=(48, 64)).items():
+        with DefaultScope.overwrite_default_scope("mmseg"):
+            sample = DATASETS.build(change.cfg[f"{split}_dataloader"].dataset)[0]
+        assert sample["inputs"].shape[1:] == (32, 43)
+        assert sample["data_samples"].gt_sem_seg.shape == shape  # a figure is of the whole mask
+    assert change.cfg.model.data_preprocessor.size == (32, 48)
+    assert "pipelines: resize to 48 x 32, in the image's own ratio" in change.changes
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("mmdet::yolox/yolox_tiny_8xb8-300e_coco.py", (640, 640), "(Mosaic) has ['img_scale']"),
+        (
+            "mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
+            (640, 640),
+            "model.data_preprocessor.batch_augments.0 has sizes of its own",
+        ),
+        ("hire_t_imagenet", (320, 240), "--size 320x240: a classifier crops squares"),
+        (
+            "mmpretrain::vision_transformer/vit-base-p32_64xb64_in1k-384px.py",
+            (224, 224),
+            "model.backbone is made for img_size=384",
+        ),
+    ],
+)
+def test_a_config_with_sizes_of_its_own_is_refused(name, size, said, layouts):
+    given = read_config(name)
+    with pytest.raises(UserError) as error:
+        make_data(given, layout_for(given, layouts), out="none.py", size=size)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 # Classes -----------------------------------------------------------------------------------------
+
+
+def test_figures_of_each_class_are_asked_for_where_they_are_that_classs_own(layouts):
+    """pycocotools sorts the ids of categories, and the host names them in the file's order."""
+    given, layout = read_config("retinanet_hire_t_1x_coco"), layouts["detection"]
+    assert make_data(given, layout, out="none.py").cfg.val_evaluator.classwise
+    layout = copy.deepcopy(layout)
+    for split in layout.splits.values():
+        for one in split.coco["categories"]:
+            one["id"] = 9 - one["id"]
+    assert not make_data(given, layout, out="none.py").cfg.val_evaluator.classwise
 
 
 def test_a_head_that_has_its_number_by_default_gets_it(layouts, tmp_path):

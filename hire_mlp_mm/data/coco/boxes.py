@@ -6,9 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..report import Report, count, few, without
-from .masks import inspect_masks
+from ..report import Report, count, few, near, without
+from .masks import Masks, inspect_masks
 from .values import Record, sides
+
+IGNORED, CROWDS = "boxes marked to be ignored", "boxes marked as crowd (iscrowd)"
+OF_OTHERS = "boxes of categories that are not among the classes"
+AREAS = 0.01, 2  # of width times height: what a thin mask may have, and none within the box
+ODD_AREAS = "boxes with an area under a hundredth or over twice of width times height"
 
 
 class Boxes:
@@ -31,6 +36,8 @@ class Boxes:
         self.known = self.images >= 0
         self.named = np.array([one["category_id"] in self.labels for one in self.annotations], bool)
         self.crowd = np.array([bool(one["iscrowd"]) for one in self.annotations], bool)
+        self.area = np.array([one["area"] for one in self.annotations], float)
+        self.files = [str(one["file_name"]) for one in content["images"]]
 
     def faults(self) -> Iterator[str]:
         """Find boxes in other units than pixels, or with corners in the place of sizes."""
@@ -63,36 +70,55 @@ class Boxes:
     def reasons(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (what MMDetection leaves out and why, which boxes that is), in its order."""
         ignore = np.array([bool(one.get("ignore", False)) for one in self.annotations], bool)
-        area = np.array([one["area"] for one in self.annotations], float)
         across = np.minimum(self.right, self.width) - np.maximum(self.x, 0)
         down = np.minimum(self.bottom, self.height) - np.maximum(self.y, 0)
         yield "boxes of an image that the file does not list", ~self.known
-        yield "boxes marked to be ignored", ignore
+        yield IGNORED, ignore
         yield "boxes of negative size", (self.w < 0) | (self.h < 0)
         yield "boxes of zero area or thinner than a pixel", (self.w < 1) | (self.h < 1)
-        yield "boxes whose area is given as 0 or less", area <= 0
+        yield "boxes whose area is given as 0 or less", self.area <= 0
         yield "boxes outside the image", (across <= 0) | (down <= 0)
-        names = few(sorted(self.other_names()))
-        yield f"boxes of categories that are not among the classes ({names})", ~self.named
+        yield f"{OF_OTHERS} ({few(sorted(self.other_names()))})", ~self.named
 
     def other_names(self) -> set[str]:
         """Return the names, or else the ids, of categories that are not among the classes."""
         ids = {self.annotations[i]["category_id"] for i in np.flatnonzero(~self.named)}
         return {str(self.names.get(one, one)) for one in ids}
 
+    def example(self, row: int) -> str:
+        """Name the file of a box, and the class that its category may be a slip for."""
+        where = f"annotation {self.annotations[row]['id']}"
+        where = self.files[self.images[row]] if self.known[row] else where
+        name = str(self.names.get(self.annotations[row]["category_id"], ""))
+        other = "" if self.named[row] else near(name, self.per_class)
+        return f"{where}; is {name!r} a slip for {other!r}?" if other else where
+
+    def odd_areas(self) -> np.ndarray:
+        """Tell which areas can be neither those of the boxes nor of masks within."""
+        whole = self.w * self.h
+        return (self.area > AREAS[1] * whole) | (self.area < AREAS[0] * whole)
+
+    def leave_out(self, report: Report, what: str, rows: np.ndarray) -> None:
+        """Count boxes that are left out; of those that nobody has marked so, name one."""
+        report.skipped[what] += len(rows)
+        if len(rows) and what not in (IGNORED, CROWDS):
+            report.examples[what] = self.example(rows[0])
+
     def count(self, report: Report, use: str, masks: bool, polygons_alone: bool) -> None:
         """Count what is left out, what looks odd, and what is left."""
         left = np.ones(len(self.annotations), bool)
         for what, which in self.reasons():
-            report.skipped[what] += int((left & which).sum())
+            self.leave_out(report, what, np.flatnonzero(left & which))
             left &= ~which
         report.odd["boxes beyond the edge of the image"] += int((left & self.beyond()).sum())
+        report.odd[ODD_AREAS] += int((left & self.odd_areas()).sum())
         compared = self.known & self.named  # with predictions
-        lost = int((compared & ~left & ~self.crowd).sum())
-        note_lost(report, use, lost, "that cannot be found (see what was skipped)")
+        # An evaluation counts no box as missed whose area is below zero, as none that is a crowd.
+        missed = int((compared & ~left & ~self.crowd & (self.area >= 0)).sum())
+        note_lost(report, use, missed, "that cannot be found (see what was skipped)")
         loaded = compared if use == "evaluate" else left.copy()
         # The host keeps crowds, and learns nothing of them.
-        report.skipped["boxes marked as crowd (iscrowd)"] += int((left & self.crowd).sum())
+        self.leave_out(report, CROWDS, np.flatnonzero(left & self.crowd))
         left &= ~self.crowd
         learnt = left
         if masks:
@@ -120,15 +146,23 @@ class Boxes:
             polygons_alone=polygons_alone,
         )
         report.add(found.faults)
-        report.skipped[found.UNUSABLE] += int((found.unusable & left[rows]).sum())
+        self.leave_out(report, found.UNUSABLE, rows[found.unusable & left[rows]])
         left[rows[found.unusable]] = False
         blank = int((found.blank & left[rows]).sum())
         report.odd["masks without a pixel"] += blank
+        report.odd["masks mostly outside their box"] += self.astray(rows, found, left)
         report.odd["parts of masks that are no polygons (left out)"] += found.parts
         note_lost(report, use, blank, "whose mask has no pixel")
         learnt = left.copy()
         learnt[rows[found.blank]] = False
         return learnt
+
+    def astray(self, rows: np.ndarray, found: Masks, left: np.ndarray) -> int:
+        """Count the masks of which the greater part lies outside of their box."""
+        low = np.maximum(found.low, np.stack([self.x, self.y], 1)[rows])
+        high = np.minimum(found.high, np.stack([self.right, self.bottom], 1)[rows])
+        whole, inside = ((b - a).clip(0).prod(1) for a, b in ((found.low, found.high), (low, high)))
+        return int((left[rows] & (whole >= 1) & (inside < whole / 2)).sum())
 
     def count_left(self, report: Report, left: np.ndarray) -> None:
         """Count the images without a box that is left, and the boxes of each class."""

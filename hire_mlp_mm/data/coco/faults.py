@@ -5,17 +5,18 @@ Each function yields what is wrong, for a line that begins with the name of the 
 
 from __future__ import annotations
 
-import difflib
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ..report import few
+from ..report import few, near
 from .values import FIELDS, LIMIT, Record, is_box, is_number, kind_of, said, sides
 
 ORDER = "(metainfo.classes, in the file's order)"
 IDS = {"a number", "text"}  # kinds of them
+UNPRINTABLE = re.compile(r"[\x00-\x1f\ud800-\udfff]")  # line ends, and halves of characters
 LINKS = {"images": "image_id", "categories": "category_id", "annotations": ""}
 CALLED = {"images": ("files", "file_name"), "categories": ("names", "name"),
           "annotations": ("of the images", "image_id")}  # fmt: skip
@@ -106,7 +107,7 @@ def of_images(images: Sequence[Record]) -> Iterator[str]:
         if not all(type(side) is int and 0 < side < LIMIT for side in sides(one)):
             found = f"{said(one['width'])} x {said(one['height'])}"
             yield f": image {number} has the size {found}; expected width x height in pixels"
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name or UNPRINTABLE.search(name):
             yield f": image {number} has the file_name {said(name)}; expected the name of a file"
             continue
         path = posixpath.normpath(name)
@@ -140,8 +141,8 @@ def of_names(categories: Sequence[Record], classes: Sequence[str] | None) -> Ite
             yield f": the categories {few(map(said, ids))} are all called {name!r}; rename one"
             return
     if missing := [name for name in wanted if name not in names]:
-        near = near_names(missing, names)
-        yield f" has no category {few(missing)}, which the config's classes name {ORDER}{near}"
+        hint = near_names(missing, names)
+        yield f" has no category {few(missing)}, which the config's classes name {ORDER}{hint}"
     elif found != wanted:
         yield f" has the categories {few(found)}; expected the config's {few(wanted)} {ORDER}"
 
@@ -152,7 +153,7 @@ def of_order(categories: Sequence[Record]) -> Iterator[str]:
     pycocotools sorts the ids, and mmdet's `classwise` names the figures in the file's order.
     """
     ids = [one["id"] for one in categories]
-    if kind_of(ids[0]) != "a number" or ids != sorted(ids):
+    if any(kind_of(one) != "a number" for one in ids) or ids != sorted(ids):
         yield (
             ": the figures of classwise=True would be those of other classes; expected categories "
             "in the order of their ids, which are numbers: sort them here and in the data sets' "
@@ -162,16 +163,14 @@ def of_order(categories: Sequence[Record]) -> Iterator[str]:
 
 def near_names(missing: Sequence[str], names: Sequence[str]) -> str:
     """Say which name of the file may be meant by a class that it lacks."""
-    plain = {name.strip().casefold(): name for name in names}
     for name in map(str, missing):
-        near = difflib.get_close_matches(name.strip().casefold(), plain, 1, 0.7)
-        if near:
-            return f"; it has {plain[near[0]]!r} where the config has {name!r}"
+        if other := near(name, names):
+            return f"; it has {other!r} where the config has {name!r}"
     return ""
 
 
 def of_values(annotations: Sequence[Record]) -> Iterator[str]:
-    """Find boxes, areas and flags that are none."""
+    """Find boxes, areas and flags that are none; `ignore` may be missing."""
     for one in annotations:
         if not is_box(one["bbox"]):
             yield (
@@ -183,8 +182,8 @@ def of_values(annotations: Sequence[Record]) -> Iterator[str]:
                 f": annotation {said(one['id'])} has the area {said(one['area'])}; expected a "
                 "number of pixels"
             )
-        if type(one["iscrowd"]) not in (int, bool) or one["iscrowd"] not in (0, 1):
-            yield (
-                f": annotation {said(one['id'])} has the iscrowd {said(one['iscrowd'])}; expected "
-                "0 or 1"
-            )
+        for key in ("iscrowd", "ignore"):
+            value = one.get(key)
+            if value is not None and (type(value) not in (int, bool) or value != bool(value)):
+                found = f"has the {key} {said(value)}; expected 0 or 1"
+                yield f": annotation {said(one['id'])} {found}"

@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
-from ..listing import absent_files
+from ...errors import DataError
+from ..listing import absent_files, evenly
+from ..tree import MIRRORED, read_header
+
+SAMPLE = 200  # images that are opened for their EXIF
 
 
 def faults_of_files(paths: Sequence[str], folder: str) -> Iterator[str]:
@@ -23,6 +28,23 @@ def faults_of_files(paths: Sequence[str], folder: str) -> Iterator[str]:
     others = f" (and {len(absent) - 1} more of its {len(paths)} images)" if len(absent) > 1 else ""
     name = os.path.relpath(first, folder) if first.startswith(folder) else first
     yield f": {first} not found{others}{cure(name, first, folder)}"
+
+
+def note_of_turned(paths: Sequence[str]) -> Iterator[str]:
+    """Note images that their EXIF turns by half or mirrors, which no size shows.
+
+    Tools for annotation differ in whether they heed it.
+    """
+    looked, turned = [paths[i] for i in evenly(len(paths), SAMPLE)], []
+    for path in looked:
+        with suppress(DataError):
+            turned += [path] if read_header(path)[2] in MIRRORED else []
+    if turned:
+        yield (
+            f": {len(turned)} images of {len(looked)} looked into, such as {turned[0]}, are read "
+            "mirrored or turned by half, as their EXIF says; their boxes have to be for that, or "
+            "set LoadImageFromFile(color_type='color_ignore_orientation')"
+        )
 
 
 def cure(name: str, path: str, folder: str) -> str:

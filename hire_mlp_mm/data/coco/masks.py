@@ -26,6 +26,8 @@ class Masks:
     Attributes:
         unusable: those for which MMDetection ignores the whole object.
         blank: those that cover no pixel of their image.
+        low, high: (N, 2), corners of the box around the polygons within the image, in pixels; 0
+            where there are none.
         parts: how many polygons are left out of masks that have others.
         faults: what must not be trained or tested, a line each.
     """
@@ -34,6 +36,8 @@ class Masks:
 
     unusable: np.ndarray
     blank: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     parts: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -51,7 +55,8 @@ def inspect_masks(
         polygons_alone: whether masks as run lengths are left out.
     """
     count = len(annotations)
-    masks = Masks(np.zeros(count, bool), np.zeros(count, bool))
+    low, high = np.full((count, 2), np.inf), np.full((count, 2), -np.inf)
+    masks = Masks(np.zeros(count, bool), np.zeros(count, bool), low, high)
     polygons: list[list[float]] = []
     owners: list[int] = []
     for row, one in enumerate(annotations):
@@ -80,10 +85,12 @@ def inspect_masks(
             masks.faults += faults_of_values(polygons[part], places[part], annotations)
         else:
             lengths = np.array([*map(len, polygons[part])])
-            thin += thin_rows(values, lengths, places[part], sizes)
+            thin += thin_rows(values, lengths, places[part], sizes, masks)
     for row in [] if masks.faults else thin:  # pycocotools does not survive every fault
         parts = [part for part in annotations[row]["segmentation"] if is_polygon(part)]
         masks.blank[row] = covers_nothing(parts, *map(int, sizes[row]))
+    nowhere = low > high
+    low[nowhere] = high[nowhere] = 0
     return masks
 
 
@@ -115,18 +122,21 @@ def fault_of_parts(mask: list[Any], polygons: int, strict: bool) -> str:
 
 
 def thin_rows(
-    values: np.ndarray, lengths: np.ndarray, owners: np.ndarray, sizes: np.ndarray
+    values: np.ndarray, lengths: np.ndarray, owners: np.ndarray, sizes: np.ndarray, masks: Masks
 ) -> list[int]:
-    """Return the rows of masks that may cover no pixel, few of all.
+    """Return the rows of masks that may cover no pixel, few of all; widen the boxes around all.
 
     Args:
         values: (N,), x and y of the points of all polygons, one behind the other.
         lengths: (M,), how many of them each polygon has.
         owners: (M,), the row of its mask.
         sizes: height and width of the image of each row.
+        masks: whose `low` and `high` are widened.
     """
-    areas, inside = measure(values.reshape(-1, 2), lengths // 2, sizes[owners])
-    rows = np.unique(owners)
+    areas, low, high = measure(values.reshape(-1, 2), lengths // 2, sizes[owners])
+    np.minimum.at(masks.low, owners, low)
+    np.maximum.at(masks.high, owners, high)
+    rows, inside = np.unique(owners), (high - low >= 1).all(1)
     area, seen = np.bincount(owners, areas)[rows], np.bincount(owners, inside)[rows]
     return rows[(area < 2) | (seen == 0)].tolist()
 
@@ -155,7 +165,7 @@ def faults_of_values(
             )
 
 
-def measure(points: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> tuple[Any, Any]:
+def measure(points: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> tuple[Any, Any, Any]:
     """Measure polygons by their points, which stand one behind the other.
 
     Args:
@@ -164,7 +174,8 @@ def measure(points: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> tuple[
         sizes: (M, 2), height and width of its image.
 
     Returns:
-        areas (M,) in pixels, 0 where a polygon is flat; whether its box overlaps the image (M,).
+        areas (M,) in pixels, 0 where a polygon is flat; the lower and the higher corner of its box
+        (M, 2), cut at the edges of the image.
     """
     ends = np.cumsum(counts)
     starts = ends - counts
@@ -174,7 +185,7 @@ def measure(points: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> tuple[
     areas = np.abs(np.add.reduceat(x * next_y - next_x * y, starts)) / 2
     low = np.maximum(np.minimum.reduceat(points, starts), 0)
     high = np.minimum(np.maximum.reduceat(points, starts), sizes[:, ::-1])
-    return areas, (high - low >= 1).all(1)
+    return areas, low, high
 
 
 def covers_nothing(polygons: list[list[float]], height: int, width: int) -> bool:

@@ -27,6 +27,7 @@ REFUSED: tuple[Agreement, ...] = (
     classes.heads_with_too_few,
     classes.heads_with_too_many,
     classes.of_one_hot_labels,
+    classes.labels_beyond_the_head,
     evaluators.one_description,
     evaluators.categories,
     evaluators.images,
@@ -38,6 +39,9 @@ REFUSED: tuple[Agreement, ...] = (
     evaluators.intervals,
     evaluators.unnamed_classes,
     models.enough_images,
+    models.iterations,
+    models.packed_before_mixed,
+    models.misspelt_options,
     models.all_images_once,
     models.something_to_learn,
     models.class_weights,
@@ -48,7 +52,9 @@ REFUSED: tuple[Agreement, ...] = (
 WARNED: tuple[Agreement, ...] = (
     classes.heads_with_more,
     classes.zero_labels_of_splits,
+    classes.labels_from_one,
     evaluators.ignored_classes,
+    models.other_options,
 )
 # What is meant, as a rule.
 NOTED: tuple[Agreement, ...] = (classes.of_fine_tuned_checkpoint,)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ...data.report import few
+from ...data.report import Report, few
 from ..builds import parts_of
 from .sides import Judge, Run, classes_of, is_a, named
 
@@ -192,6 +192,37 @@ def heads_with_more(run: Run) -> Iterator[str]:
     most = len(classes_of(dataset))
     if wrong := [head for head in heads(run.model) if most and head[2] > most]:
         yield f"{mismatch(run, wrong, key, dataset)}, unless that is meant"
+
+
+def unnamed_labels(run: Run) -> Iterator[tuple[str, list[int], int]]:
+    """Yield (list, its labels, outputs of the head) where the classes of a list have no names."""
+    number: Any = getattr(getattr(run.model, "head", None), "num_classes", None)
+    for _, dataset in run.parts if isinstance(number, int) else ():
+        unnamed = is_a(dataset, "CustomDataset") and not classes_of(dataset)
+        report: Report | None = getattr(dataset, "report", None) if unnamed else None
+        if report is not None and report.per_class:
+            yield report.source, [int(label) for label in report.per_class], number
+
+
+def labels_beyond_the_head(run: Run) -> Iterator[str]:
+    """Find labels of a list for which a classifier has no output."""
+    for source, labels, number in unnamed_labels(run):
+        if labels[-1] >= number:
+            cure = "write labels from 0" if labels[0] == 1 else "set model.head.num_classes"
+            yield (
+                f"{source} has the labels {labels[0]} to {labels[-1]}, and model.head "
+                f"num_classes={number}; expected 0 to {number - 1}: {cure}"
+            )
+
+
+def labels_from_one(run: Run) -> Iterator[str]:
+    """Find lists that may count their labels from 1."""
+    for source, labels, number in unnamed_labels(run):
+        if labels[0] == 1 and labels[-1] < number:
+            yield (
+                f"{source} has the labels 1 to {labels[-1]}, and none is 0, the first of "
+                f"model.head's {number}: write labels from 0, unless that is meant"
+            )
 
 
 def of_one_hot_labels(run: Run) -> Iterator[str]:

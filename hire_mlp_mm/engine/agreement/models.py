@@ -10,7 +10,11 @@ from mmengine.dist import get_world_size
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .sides import Run, is_a
+from ...data.report import near
+from ...layer_decay import HOST_OPTIONS
+from ..guarded.samples import steps
+from ..harden import last_name
+from .sides import Run, is_a, leaves
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -32,6 +36,39 @@ def enough_images(run: Run) -> Iterator[str]:
             f"drop_last leaves no batch: set train_dataloader.batch_size to {images} or less, or "
             "train_dataloader.drop_last=False"
         )
+
+
+def iterations(run: Run) -> Iterator[str]:
+    """Find trainings that are to end before their first iteration."""
+    side = run.side("train")
+    by_epoch = side is not None and is_a(side.loop, "EpochBasedTrainLoop")
+    key = "max_epochs" if by_epoch else "max_iters"
+    if side is not None and (number := getattr(side.loop, key, 1)) < 1:
+        yield f"train_cfg.{key} is {number}, and nothing would be trained: set it to 1 or more"
+
+
+def packed_before_mixed(run: Run) -> Iterator[str]:
+    """Find samples that are packed for the model before steps that mix several of them."""
+    for side in run.sides:
+        key, dataset = side.key, side.loader.dataset
+        while not is_a(dataset, "MultiImageMixDataset"):
+            if not hasattr(dataset, "dataset"):
+                return
+            key, dataset = f"{key}.dataset", dataset.dataset
+        mixing = names_of_steps(dataset)
+        for inner_key, inner in leaves(dataset, key) if mixing else ():
+            for packing in (name for name in names_of_steps(inner) if name.startswith("Pack")):
+                yield (
+                    f"{key}.pipeline ({mixing[0]}) mixes samples that {inner_key} has packed: move "
+                    f"{packing} from {inner_key}.pipeline to the end of {key}.pipeline"
+                )
+
+
+def names_of_steps(dataset: Any) -> list[str]:
+    """Name the steps of a data set's pipeline."""
+    pipeline = getattr(dataset, "pipeline", [])
+    found = steps(getattr(pipeline, "transforms", pipeline))
+    return [type(step).__name__ for step in found]
 
 
 def all_images_once(run: Run) -> Iterator[str]:
@@ -93,6 +130,33 @@ def norms_of_one_value(run: Run) -> Iterator[str]:
                 "statistics, such as dict(type='GN', num_groups=32)"
             )
             return
+
+
+# Optimizers -------------------------------------------------------------------------------------
+
+
+def unread_options(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield (option of paramwise_cfg that nobody reads, the nearest that is read or nothing).
+
+    Constructors other than mmengine's own read what they like.
+    """
+    wrapper = (run.cfg.get("optim_wrapper") or {}) if run.side("train") else {}
+    kind = last_name(wrapper.get("constructor") or "DefaultOptimWrapperConstructor")
+    if kind == "DefaultOptimWrapperConstructor":
+        for option in wrapper.get("paramwise_cfg") or ():
+            if option not in HOST_OPTIONS:
+                line = f"optim_wrapper.paramwise_cfg.{option} has no effect"
+                yield line, near(option, HOST_OPTIONS)
+
+
+def misspelt_options(run: Run) -> Iterator[str]:
+    """Find options of the parameters' groups that are slips for others."""
+    yield from (f"{line}; did you mean {other!r}?" for line, other in unread_options(run) if other)
+
+
+def other_options(run: Run) -> Iterator[str]:
+    """Find options of the parameters' groups that nobody reads, and that look like no other."""
+    yield from (line for line, other in unread_options(run) if not other)
 
 
 # Heads and losses -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from ...data.report import Report
-from ...errors import DataError, UserError, describe
+from ...errors import DataError, UserError, describe, first_line
 from .samples import CheckSample, add_checks, failed_step, fault
 
 
@@ -26,6 +26,8 @@ def reading(what: str, source: str | None) -> Iterator[None]:
             raise
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{error.filename or source} not found") from error
+        if isinstance(error, ImportError) or "is not installed" in str(error):
+            raise UserError(first_line(error)) from error  # a package that the format needs
         raise DataError(f"{what}{source} cannot be read: {describe(error)}") from error
 
 

@@ -14,7 +14,7 @@ from mmengine.fileio import get_local_path
 from mmengine.logging import print_log
 
 from ...data.coco import check_coco, complete_coco, number_annotations, read_coco
-from ...data.coco.files import faults_of_files
+from ...data.coco.files import faults_of_files, note_of_turned
 from ...data.report import Report
 from ...errors import DataError
 from .base import Guarded, reading, warn
@@ -43,6 +43,9 @@ class GuardedCoco(Guarded):
             paths = [info["img_path"] for info in kept]
             for fault in faults_of_files(paths, self.data_prefix.get("img", "")):
                 raise DataError(f"{self.ann_file}{fault}")
+            turns = not any("ignore_orientation" in step.color_type for step in loads)
+            if turns and self.report is not None:
+                self.report.notes += note_of_turned(paths)
         return kept
 
     def load_data_list(self) -> list[dict[str, Any]]:
