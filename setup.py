@@ -88,6 +88,7 @@ setup(
     package_data={
         "hire_mlp_mm": [
             "py.typed",
+            "deploy/matrix.json",
             ".mim/model-index.yml",
             ".mim/configs/**/*.py",
             ".mim/configs/*.yml",

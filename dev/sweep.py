@@ -62,6 +62,17 @@ METHOD = (
     "it. A family does not count if none of its models builds with its own backbone. It is "
     "`in part` if only some of its models train."
 )
+EXPORTS = (
+    "The last columns are of `python dev/exports.py PHOTOGRAPHS`, to be run after this: what "
+    "`hire-mlp export` makes of the model, whole, and of its backbone with `--backbone`. "
+    "`validated`: the file was written, and on photographs it gave what the host predicts, a "
+    "detector's box by box; the model had random weights and one block in each stage. `refused`: "
+    "it has no export form, as `hire-mlp export` says in a line before it begins. `fails`: the "
+    "exporter or the check said no; `hire-mlp export` refuses it, too. Models whose parts besides "
+    "the backbone are of the same classes share a result, and all share the backbone's. A model "
+    "whose parts are not on this page is `available`: it is exported if it has a form, and the "
+    "check tells. A segmentor is exported as it runs on whole images, without sliding windows."
+)
 Row = dict[str, Any]
 
 
@@ -352,6 +363,8 @@ def table(rows: Sequence[Row]) -> str:
         *(f"{i}. {text}" for i, text in enumerate(stacks, 1)),
         "",
         *textwrap.wrap(METHOD, 100),
+        "",
+        *textwrap.wrap(EXPORTS, 100),
         "",
         "| package | families that build | train a step | of these in part | refused | failed |",
         "|---|---|---|---|---|---|",

@@ -41,14 +41,13 @@ __all__ = [
     "weights",
 ]
 
-# Where each name is; those of OpenMMLab need mmengine.
-TORCH = {"HireMLPNet": "hire_mlp", "load_weights": "checkpoint"}
+# Where each name is; those of OpenMMLab need mmengine. `predict` needs it for checkpoints alone.
+PLAIN = {"HireMLPNet": "hire_mlp", "load_weights": "checkpoint", "predict": "prediction"}
 FLOORS = ("configure", "deploy", "engine")  # that stand on OpenMMLab
 OPENMMLAB = {
     "HireMLP": "backbone",
     "LayerDecayOptimWrapperConstructor": "layer_decay",
     "Predictor": "prediction",
-    "predict": "prediction",
 }
 
 why_unregistered: ImportError | None = None  # what kept mmengine's part from being imported
@@ -57,7 +56,7 @@ why_unregistered: ImportError | None = None  # what kept mmengine's part from be
 def __getattr__(name: str) -> Any:
     if name in (*OPENMMLAB, *FLOORS) and why_unregistered:
         raise ImportError(without_openmmlab(name, why_unregistered)) from why_unregistered
-    module = {**TORCH, **OPENMMLAB}.get(name)
+    module = {**PLAIN, **OPENMMLAB}.get(name)
     if module:
         return getattr(import_module(f".{module}", __name__), name)
     if name in __all__:

@@ -2,7 +2,8 @@
 
 Each verb is a file of this folder, which is imported when the verb is called: `HELP` is its line in
 the list, `add_arguments(parser)` names its options, and `main(args)` does the work by functions of
-the package that anybody can call. `tools/*.py` are the same verbs under their old names.
+the package that anybody can call; `needs_openmmlab(args)` may say that the hosts are not needed.
+`tools/*.py` are the same verbs under their old names.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NoReturn
 
 import hire_mlp_mm
@@ -44,7 +45,13 @@ class OutcomeError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Parse the options of a verb; name the nearest one where an option is unknown."""
+    """Parse the options of a verb; name the nearest one where an option is unknown.
+
+    Attributes:
+        keys: of the config that are set in the place of some options, which there are not.
+    """
+
+    keys: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -59,7 +66,9 @@ class Parser(argparse.ArgumentParser):
                 break
             if word.startswith("--") and option not in self._option_string_actions:
                 known = [name for name in self._option_string_actions if name.startswith("--")]
-                self.error(f"unknown option {option!r}{nearest(option, known)}")
+                key = self.keys.get(option)
+                hint = f"; did you mean --cfg-options {key}?" if key else nearest(option, known)
+                self.error(f"unknown option {option!r}{hint}")
         try:
             return self.parse_intermixed_args(arguments)
         except ValueError as error:  # of mmengine's reader of KEY=VALUE
@@ -110,9 +119,10 @@ def call(verb: str, prog: str, words: Sequence[str]) -> None:
     def work() -> int | None:
         module = import_verb(verb)
         parser = Parser(prog=prog, description=module.__doc__)
+        parser.keys = getattr(module, "KEYS", parser.keys)
         module.add_arguments(parser)
         arguments = parser.parse(words)
-        if verb != "doctor":  # which wants to say what keeps the hosts from being imported
+        if getattr(module, "needs_openmmlab", lambda arguments: True)(arguments):
             hire_mlp_mm.register_if_possible()
         return module.main(arguments)
 

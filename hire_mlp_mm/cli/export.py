@@ -1,14 +1,18 @@
-"""Export a model as ONNX (.onnx) or by torch.export (.pt2), checked, for images of any size.
+"""Export a whole model as ONNX (.onnx) or by torch.export (.pt2), checked, for images of any size.
 
+    hire-mlp export mask_rcnn_hire_s_1x_coco CHECKPOINT mask_rcnn.onnx --preprocess --check photos
     hire-mlp export upernet_hire_s_ade20k CHECKPOINT upernet.onnx
-    hire-mlp export mask_rcnn_hire_s_1x_coco CHECKPOINT backbone.pt2 --fuse
+    hire-mlp export upernet_hire_s_ade20k CHECKPOINT upernet_int8.onnx --int8 photos
+    hire-mlp export mask_rcnn_hire_s_1x_coco CHECKPOINT backbone.pt2 --backbone --fuse
 
-A segmentor goes out whole: its logits, of the size of the image. Of a detector or a classifier, and
-with --backbone of a segmentor, it is the backbone: its feature maps. The graph takes the images as
-the config's data preprocessor gives them, (N, 3, H, W) in float32, RGB, normalised; what that means
-in numbers stands in the file. N, H and W are free, H and W from 32 pixels up.
+A detector gives boxes, scores, labels and masks; a segmentor its logits, of the size of the image;
+a classifier its scores; with --backbone any of them its feature maps. The graph takes images as the
+config's data preprocessor gives them, (N, 3, H, W) in float32, RGB, normalised; with --preprocess,
+as they are loaded, in uint8, BGR. What that means in numbers stands in the file. H and W are free,
+from 32 pixels up, and so is N, but for a detector, which takes one image.
 
-The file gets its name once its outputs equal PyTorch's at several sizes.
+The file gets its name once its outputs equal PyTorch's at several sizes: a detector's box by box.
+With --int8 that file is then quantised, and the command says how far the two agree on photographs.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from pathlib import Path
 from . import OutcomeError
 from .options import CONFIG, add_cfg_options, parse_size
 
-HELP = "write a segmentor, or a backbone, as ONNX or .pt2, and check the file"
+HELP = "write a whole model, or its backbone, as ONNX or .pt2, and check the file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("config", help=CONFIG)
     add("checkpoint", nargs="?", help="checkpoint file; without it random weights")
     add("out", help="file to write, .onnx or .pt2; it must not exist")
-    add("--backbone", action="store_true", help="the backbone of a segmentor, too")
+    add("--backbone", action="store_true", help="export the backbone alone")
+    add("--preprocess", action="store_true", help="normalise in the graph: images of uint8, BGR")
+    add("--paste", action="store_true", help="of a detector, also masks of the image's size")
+    add(
+        "--check", metavar="DIR", help="photographs to check a detector with (default: random ones)"
+    )
     add("--fuse", action="store_true", help="export the exact inference form")
-    limit = "largest difference to PyTorch's output, over its largest value (default: 1e-4)"
+    limit = "largest difference to PyTorch's output, over its largest value (default: 1e-4); "
+    limit += "not for detectors"
     add("--tolerance", type=float, default=1e-4, help=limit)
+    calibrated = "quantise, calibrated on 50 photographs of this folder, like those of the task"
+    add("--int8", metavar="DIR", help=calibrated)
     add("--size", default="512x512", help="height x width to measure the time at")
     add_cfg_options(parser, "model.backbone.arch=tiny")
 
@@ -43,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from ..deploy import CheckError, export
-    from ..deploy.export import check_target
+    from ..deploy.exporting import check_target
     from ..deploy.tracing import LEAST
     from ..engine import load_config
     from ..engine.config import check_file
@@ -63,7 +75,11 @@ def main(args: argparse.Namespace) -> None:
             args.checkpoint,
             backbone=args.backbone,
             fused=args.fuse,
+            preprocess=args.preprocess,
+            pasted=args.paste,
+            photographs=args.check,
             tolerance=args.tolerance,
+            int8=args.int8,
             measure_at=(height, width),
             say=say,
         )
@@ -76,8 +92,11 @@ def main(args: argparse.Namespace) -> None:
         f"{program} {ours:.0f} ms, PyTorch {theirs:.0f} ms: an image of {height} x {width}, "
         f"CPU, threads: {torch.get_num_threads()}"
     )
-    normalised = f"(image - {done.facts['mean']}) / {done.facts['std']}"
+    facts = done.facts
+    normalised = f"(image - {facts['mean']}) / {facts['std']}"
+    given = "uint8" if args.preprocess else normalised
+    one = "1" if facts["task"] == "detection" else "N"
     say(
-        f"wrote {done.path}, {done.path.stat().st_size / 1e6:.0f} MB: image (N, 3, H, W), "
-        f"{done.facts['channels']}, {normalised}, to {', '.join(done.names)}"
+        f"wrote {done.path}, {done.path.stat().st_size / 1e6:.0f} MB: image ({one}, 3, H, W), "
+        f"{facts['channels']}, {given}, to {', '.join(done.names)}"
     )

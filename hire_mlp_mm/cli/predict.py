@@ -2,9 +2,11 @@
 
     hire-mlp predict work_dirs/NAME photographs --out predicted
     hire-mlp predict CHECKPOINT CONFIG a.jpg "b/*.png" clip.mp4 --out predicted
+    hire-mlp predict FILE.onnx photographs --out predicted
 
 The model is a checkpoint, or the work dir of a training: its best checkpoint, or else its last one.
-The config is the one beside it, if none is named. The new folder gets the pictures and videos with
+The config is the one beside it, if none is named. A file of `hire-mlp export` is run by onnxruntime
+and needs no config, neither torch nor OpenMMLab. The new folder gets the pictures and videos with
 the predictions drawn in, and of a detector predictions.json (results in COCO's format), of a
 segmentor masks/*.png (the label in each pixel), of a classifier predictions.csv (the five best).
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -30,7 +33,7 @@ HELP = "predict on images, folders and videos: pictures, and results as files"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Name the options."""
     add = parser.add_argument
-    add("checkpoint", help="checkpoint file, or the work dir of a training")
+    add("checkpoint", help="checkpoint file, the work dir of a training, or an exported .onnx file")
     parts = "images, folders, quoted patterns, videos; before them the config, if it lies elsewhere"
     add("inputs", nargs="+", metavar="[CONFIG] INPUT", help=parts)
     add("--out", metavar="DIR", required=True, help="new folder for what is predicted")
@@ -51,17 +54,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser, "model.test_cfg.score_thr=0.1")
 
 
+def needs_openmmlab(args: argparse.Namespace) -> bool:
+    """Tell whether the model is one of the hosts."""
+    from ..prediction.inputs import is_exported
+
+    return not is_exported(args.checkpoint)
+
+
 def main(args: argparse.Namespace) -> None:
     """Predict, and say what came of it."""
     from ..prediction import predict
 
-    be_quiet()
+    be_quiet(args)
     if args.checkpoint.endswith(".py"):
         raise UserError(
             f"{args.checkpoint} is a config; expected the checkpoint, or the work dir of a "
             "training, before it"
         )
-    config, inputs = split_config(args.inputs)
+    config, inputs = split_config(args)
     if not inputs:
         raise UserError(f"no images after the config {config}; name files, folders or videos")
     done = predict(
@@ -90,30 +100,35 @@ def main(args: argparse.Namespace) -> None:
         raise OutcomeError(f"{done.images} of {total} images; {missed}")
 
 
-def be_quiet() -> None:
+def be_quiet(args: argparse.Namespace) -> None:
     """Keep the hosts from speaking about themselves, and the decoders of what is said anyway."""
     import warnings
 
     import cv2
-    from mmengine.logging import MMLogger
 
+    if needs_openmmlab(args):
+        from mmengine.logging import MMLogger
+
+        MMLogger.get_current_instance().setLevel("WARNING")
     warnings.simplefilter("ignore")
-    MMLogger.get_current_instance().setLevel("WARNING")
-    cv2.setLogLevel(0)
+    # OpenCV 5 has moved it.
+    place: Any = cv2 if hasattr(cv2, "setLogLevel") else vars(cv2.utils)["logging"]
+    place.setLogLevel(0)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # FFmpeg's level of silence
 
 
-def split_config(words: list[str]) -> tuple[str | None, list[str]]:
-    """Tell the config, if the first word is one, from the inputs."""
-    from ..engine.config import find_config
-
-    first = words[0]
+def split_config(args: argparse.Namespace) -> tuple[str | None, list[str]]:
+    """Tell the config, if the first of the inputs is one, from the others."""
+    first, *others = args.inputs
     if first.endswith(".py") or "::" in first:
-        return first, words[1:]
-    with contextlib.suppress(UserError):
-        if not os.path.exists(first) and find_config(first):
-            return first, words[1:]
-    return None, words
+        return first, others
+    if needs_openmmlab(args) and not os.path.exists(first):
+        from ..engine.config import find_config
+
+        with contextlib.suppress(UserError):
+            if find_config(first):
+                return first, others
+    return None, args.inputs
 
 
 def say(line: str) -> None:
@@ -123,13 +138,15 @@ def say(line: str) -> None:
 
 def track(found: Iterable[Any], total: int) -> Iterator[Any]:
     """Show a progress bar with the images per second, on a terminal."""
+    if not sys.stdout.isatty() or not importlib.util.find_spec("rich"):  # which mmengine brings
+        yield from found
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
-    # In a notebook rich takes the output for a terminal, too, and writes a line per image.
     speed = TextColumn("{task.fields[speed]}")
     columns = (BarColumn(), MofNCompleteColumn(), speed, TimeLeft())
-    with Progress(*columns, disable=not sys.stdout.isatty()) as progress:
+    with Progress(*columns) as progress:
         task = progress.add_task("", total=total, speed="")
         for one in found:
             yield one

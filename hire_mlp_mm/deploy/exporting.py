@@ -1,37 +1,40 @@
-"""Export a model as ONNX (.onnx) or by torch.export (.pt2), checked, for images of any size.
+"""Export a whole model as ONNX (.onnx) or by torch.export (.pt2), checked, for images of any size.
 
-A segmentor goes out whole: its logits, of the size of the image. Of a detector or a classifier, and
-of a segmentor if asked, it is the backbone: its feature maps. The graph takes the images as the
-config's data preprocessor gives them, (N, 3, H, W) in float32, RGB, normalised; what that means in
-numbers stands in the file. N, H and W are free, H and W from 32 pixels up.
+A detector gives boxes, scores, labels and masks; a segmentor logits of the size of the image; a
+classifier scores; a backbone, if it is asked for, its feature maps. The graph takes images as the
+config's data preprocessor gives them, (N, 3, H, W), RGB, normalised, or as they are loaded; what
+that means in numbers stands in the file. H and W are free, from 32 pixels up, and N, too, but for
+a detector, which takes one image.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import json
 import os
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoint import read_checkpoint
 from ..engine.backbones import fuse_model
-from ..engine.checkpoints import load_checked
 from ..errors import UserError, describe
-from ..hire_mlp import HireMLPNet
-from . import formats, tracing
+from ..prediction.predictor import building, load_model
+from . import formats, matrix, tracing
+from .facts import facts_of
 from .formats import CheckError as CheckError
-from .formats import Say
+from .formats import Runner, Say
+from .forms import Form, form_of
+from .int8 import make_int8, photographs_for
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,11 @@ class Exported:
     Attributes:
         path: of the file.
         names: of its outputs.
-        facts: what the images are to be, as they stand in the file.
-        difference: the largest to PyTorch's outputs, over their largest value.
+        facts: what the images are to be, and more, as they stand in the file.
+        difference: the largest to PyTorch's outputs, over their largest value; of a detector's
+            scores, as they are.
         milliseconds: of the file and of PyTorch for one image, where they were to be measured.
+        agreement: of an int8 file with the float32 one, from 0 to 1; see `int8.compare`.
     """
 
     path: Path
@@ -51,6 +56,7 @@ class Exported:
     facts: dict[str, str]
     difference: float
     milliseconds: tuple[float, float] | None = None
+    agreement: float | None = None
 
 
 def export(
@@ -60,7 +66,11 @@ def export(
     *,
     backbone: bool = False,
     fused: bool = False,
+    preprocess: bool = False,
+    pasted: bool = False,
+    photographs: str | os.PathLike[str] | None = None,
     tolerance: float = 1e-4,
+    int8: str | os.PathLike[str] | None = None,
     measure_at: tuple[int, int] | None = None,
     say: Say = lambda line: None,
 ) -> Exported:
@@ -70,39 +80,102 @@ def export(
         model: a config, or a model as `init_model` and the like give it, or a HireMLPNet.
         path: file to write, `.onnx` or `.pt2`; it must not exist.
         checkpoint: weights for a config's model; random ones without it.
-        backbone: the backbone of a segmentor, too.
+        backbone: of a whole model, the backbone alone.
         fused: export the exact inference form.
-        tolerance: largest difference to PyTorch's output, over its largest value.
+        preprocess: take images as they are loaded, (N, 3, H, W) of uint8, and normalise them in
+            the graph.
+        pasted: of a detector with masks, also give masks of the size of the image.
+        photographs: folder of images to check a detector with; random ones without it.
+        tolerance: largest difference to PyTorch's output, over its largest value; not for a
+            detector, whose limits stand in `check`.
+        int8: folder of photographs to calibrate an int8 file on, made from the file once its
+            outputs equal PyTorch's; `.onnx` only.
         measure_at: height and width to measure the time at.
         say: is told how far it has come, in lines.
 
     Raises:
         UserError: an argument that cannot be, a package that is missing, or a model that cannot be
-            traced.
+            exported, with the reason.
         CheckError: the file's outputs are not PyTorch's.
     """
     out = Path(path)
     check_target(out)
+    images = None if int8 is None else photographs_for(out, int8)
     with torch.no_grad():
-        plain, names, cfg = part_of(model, checkpoint, backbone, say)
-        facts = {} if cfg is None else facts_of(cfg)
-        wanted = fuse_model(plain) if fused else plain
-        say("exporting; this may take a minute")
+        whole, cfg, meta = prepared(model, checkpoint, backbone, say)
+        form = form_of(whole, backbone, pasted)
+        if form.model is not None:
+            matrix.check_standing(form.model, out.suffix, say)
+        if photographs is not None:
+            check_photographs(Path(photographs), form.task)
+        wanted = form_of(fuse_model(whole), backbone, pasted).module if fused else form.module
+        tell = partial(facts_of, cfg, form.model, task=form.task, meta=meta)
+        facts = tell(in_graph=preprocess) if cfg else {}
+        if images is not None and "resize" not in facts:
+            why = facts.get("unknown_step", "a backbone alone, or a model without its config")
+            raise UserError(f"int8: images to calibrate on cannot be prepared here ({why})")
+        dtype, inside = torch.float32, as_it_is
+        if preprocess:
+            if form.model is None or not cfg:
+                raise UserError("preprocessing in the graph is for whole models with their config")
+            dtype, inside = torch.uint8, partial(Preprocessed, outside=tell())
+        if form.task == "segmentation" and whole.test_cfg.get("mode") == "slide":
+            say("warning: test_cfg.mode is slide: the file takes images whole, without windows")
+        say("exporting; this may take a minute or two")
         # Beside its place, so that it gets its name in one step, and under a name nobody has.
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as folder:
             part = Path(folder, out.name)
-            write(wanted, names, facts, part, say)
+            write(inside(wanted), form, facts, part, dtype, say)
             runner = formats.open_file(part)
-            difference = formats.compare(runner, plain, names, tolerance, say)
-            times = None
+            plain = inside(form.module)
+            difference = check(runner, plain, form, dtype, photographs, tolerance, say)
+            runners: list[Runner] = [runner, partial(by_pytorch, form, plain)]
+            times = agreement = None
+            if images is not None:
+                quantised, agreement = make_int8(part, images, say)
+                part, facts = Path(quantised.path), quantised.facts
+                runners.insert(0, formats.open_file(part))
             if measure_at:
                 say("measuring the time at {} x {}".format(*measure_at))
-                runners = [runner, lambda x: formats.as_sequence(wanted(x))]
-                ours, theirs = formats.times(runners, *measure_at)
-                times = ours, theirs
+                measured = formats.times(runners, *measure_at, dtype)
+                if images is not None:
+                    say(f"the float32 file takes {measured[1]:.0f} ms, int8 {measured[0]:.0f} ms")
+                times = measured[0], measured[-1]
             check_new(out)
             part.rename(out)
-    return Exported(out, names, facts, difference, times)
+    return Exported(out, form.names, facts, difference, times, agreement)
+
+
+def by_pytorch(form: Form, plain: nn.Module, image: Tensor) -> Any:
+    """Run the model on an image: a detector by its host's `predict`, which is what people have."""
+    if form.task != "detection":
+        return formats.as_sequence(plain(image))
+    from .check import predict_by_host
+
+    return predict_by_host(form.model, image[0].permute(1, 2, 0).clamp(0, 255).byte().numpy())
+
+
+def as_it_is(module: nn.Module) -> nn.Module:
+    """Return a module."""
+    return module
+
+
+def check(
+    runner: Runner,
+    plain: nn.Module,
+    form: Form,
+    dtype: torch.dtype,
+    photographs: str | os.PathLike[str] | None,
+    tolerance: float,
+    say: Say,
+) -> float:
+    """Compare a file with PyTorch, or with the host's detections; return the largest difference."""
+    if form.task != "detection":
+        return formats.compare(runner, plain, form.names, tolerance, say, dtype)
+    from .check import compare_detections
+
+    folder = None if photographs is None else Path(photographs)
+    return compare_detections(runner, form, dtype is torch.uint8, folder, say).score
 
 
 def check_target(out: Path) -> None:
@@ -126,15 +199,39 @@ def check_new(path: Path) -> None:
         raise UserError(f"{path} exists already; name a new file")
 
 
-def write(model: nn.Module, names: list[str], facts: dict[str, str], path: Path, say: Say) -> None:
-    """Trace a model and write the graph, or raise UserError where that cannot be done."""
+def check_photographs(folder: Path, task: str) -> None:
+    """Raise UserError unless a folder has photographs that can be read, and they are asked for."""
+    if task != "detection":
+        raise UserError(f"photographs are to check detectors with; what is exported is {task}")
+    if not folder.is_dir():
+        raise UserError(f"folder {folder} not found; name one with photographs")
+    from .check import images_of
+
+    for _ in images_of(folder):
+        pass
+
+
+def write(
+    module: nn.Module,
+    form: Form,
+    facts: dict[str, str],
+    path: Path,
+    dtype: torch.dtype,
+    say: Say,
+) -> None:
+    """Trace a module and write the graph, or raise UserError where that cannot be done."""
     start = time.perf_counter()
+    free_batch = form.task != "detection"
     try:
-        program = tracing.trace(model)
+        program = tracing.trace(module, free_batch, dtype)
         if path.suffix == ".onnx":
-            formats.write_onnx(program, names, facts, path)
+            formats.write_onnx(program, form.names, facts, path, free_batch)
         else:
-            torch.export.save(program, path, extra_files={"facts.json": json.dumps(facts)})
+            content = io.BytesIO()  # a full disk would end the process, if torch wrote there itself
+            torch.export.save(program, content, extra_files={"facts.json": json.dumps(facts)})
+            path.write_bytes(content.getbuffer())
+    except OSError as error:
+        raise UserError(f"{path.name} cannot be written: {describe(error)}") from error
     except Exception as error:  # whatever a head, or the exporter, raises
         raise UserError(f"{path.name}: the model cannot be exported: {describe(error)}") from error
     say(f"exported in {time.perf_counter() - start:.0f} s; checking the file")
@@ -143,67 +240,60 @@ def write(model: nn.Module, names: list[str], facts: dict[str, str], path: Path,
 # The model --------------------------------------------------------------------------------------
 
 
-class Segmentor(nn.Module):
-    """Run a segmentor of MMSegmentation from image to logits, as its whole inference does."""
+class Preprocessed(nn.Module):
+    """Normalise an image as it is loaded, and run a module on it."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, module: nn.Module, outside: dict[str, str]) -> None:
+        """Take a module, and the facts of a file that takes normalised images."""
         super().__init__()
-        self.model = model
-        self.align_corners: bool = model.align_corners  # type: ignore[assignment]
+        self.module = module
+        self.flips = outside["channels"] == "RGB"  # images are loaded as BGR
+        for name in ("mean", "std"):
+            values = torch.tensor(json.loads(outside[name]), dtype=torch.float32)
+            self.register_buffer(name, values.view(-1, 1, 1), persistent=False)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, classes, H, W)."""
-        logits = self.model(image)
-        return F.interpolate(
-            logits, image.shape[2:], mode="bilinear", align_corners=self.align_corners
-        )
+    def forward(self, image: Tensor) -> Any:
+        """Run the module on images (N, 3, H, W) of numbers from 0 to 255."""
+        image = image.float()
+        image = image.flip(1) if self.flips else image
+        mean: Any = self.mean
+        return self.module((image - mean) / self.std)
 
 
-def part_of(
+def prepared(
     model: Any, checkpoint: str | None, backbone: bool, say: Say
-) -> tuple[nn.Module, list[str], Any]:
-    """Return the part of a model that is exported, the names of its outputs, and its config."""
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Return a model for inference, its config, and what its weights say of their data set."""
     if isinstance(model, nn.Module):
-        cfg, part = getattr(model, "cfg", None), copy.deepcopy(model)
+        cfg: Any = getattr(model, "cfg", None)
+        whole, meta = copy.deepcopy(model), getattr(model, "dataset_meta", None) or {}
     else:
-        cfg, part = model, build(model, checkpoint, backbone, say)
-    part.requires_grad_(False).eval()
-    if not isinstance(part, HireMLPNet):
-        inner = getattr(part, "backbone", None)
-        if not isinstance(inner, HireMLPNet):
-            raise UserError(f"{type(model).__name__} has no HireMLP as its backbone")
-        if hasattr(part, "decode_head") and not backbone:
-            test_cfg: Any = part.test_cfg
-            if test_cfg.get("mode") == "slide":
-                say("warning: test_cfg.mode is slide: the file takes images whole, without windows")
-            return Segmentor(part), ["logits"], cfg
-        part = inner
-    return part, [f"stage{i}" for i in part.out_indices], cfg
+        cfg = copy.deepcopy(model)
+        whole, meta = build(cfg, checkpoint, backbone, say)
+    return whole.requires_grad_(False).eval(), cfg, meta
 
 
-def build(cfg: Any, checkpoint: str | None, backbone_only: bool, say: Say) -> nn.Module:
-    """Build the segmentor of a config, or the backbone of another model, with its weights."""
-    cfg = copy.deepcopy(cfg)
+def build(
+    cfg: Any, checkpoint: str | None, backbone_only: bool, say: Say
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the model of a config, or its backbone, with its weights; and what they say of data."""
     backbone: Any = cfg.model.get("backbone") or {}
     if str(backbone.get("type")).rpartition(".")[2] != "HireMLP":
         raise UserError(
             f"model.backbone of {cfg.filename} is {backbone.get('type')}; expected HireMLP"
         )
     backbone.init_cfg = None
-    whole = cfg.default_scope == "mmseg" and not backbone_only
-    if whole:
-        cfg.model.update(auxiliary_head=None, pretrained=None)  # not part of inference
+    if checkpoint is not None and not backbone_only:
+        return load_model(cfg, checkpoint)
     torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = MODELS.build(cfg.model if whole else backbone)
+    with building(cfg):
+        model = MODELS.build(backbone if backbone_only else cfg.model)
     if checkpoint is None:
         say("warning: no checkpoint given: the weights are random")
         randomize(model)
-    elif whole:
-        load_checked(read_checkpoint(checkpoint), model, f"checkpoint {checkpoint}")
     else:
         model.load_pretrained(checkpoint)
-    return model
+    return model, {}
 
 
 def randomize(model: nn.Module) -> None:
@@ -214,15 +304,3 @@ def randomize(model: nn.Module) -> None:
         elif isinstance(module, _BatchNorm) and module.running_mean is not None:
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-
-
-def facts_of(cfg: Any) -> dict[str, str]:
-    """Describe the images that the graph takes, as the config's data preprocessor makes them."""
-    preprocessor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
-    rgb = preprocessor.get("bgr_to_rgb") or preprocessor.get("to_rgb")
-    return dict(
-        image="(N, 3, H, W), float32, (image - mean) / std",
-        channels="RGB" if rgb else "BGR",
-        mean=json.dumps(preprocessor.get("mean") or [0, 0, 0]),
-        std=json.dumps(preprocessor.get("std") or [1, 1, 1]),
-    )

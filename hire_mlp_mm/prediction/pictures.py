@@ -6,14 +6,12 @@ import itertools
 import warnings
 from typing import Any
 
-import cv2
 import numpy as np
 from mmengine.registry import VISUALIZERS
 
 from ..data.palette import VISUALIZER_OF, Colour
-from ..engine.pictures import enlarged
+from .drawing import enlarged, places_of
 
-LEAST_NAMED = 0.002  # of the pixels of an image, for a class's name to be written
 numbers = itertools.count()
 
 
@@ -66,17 +64,13 @@ class Artist:
 
     def write_names(self, labels: np.ndarray) -> np.ndarray:
         """Write the names of the classes of (H, W) labels where their areas are widest."""
-        names, places = [], []
-        for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-            if label < len(self.classes) and count >= LEAST_NAMED * labels.size:
-                names.append(self.classes[label])
-                places.append(innermost(labels == label))
-        if names:
+        if named := places_of(labels, len(self.classes)):
+            places = [place for _, place in named]
             # A name near an edge goes inwards from there.
             thirds = [3 * x // labels.shape[1] for x, _ in places]
             box = dict(facecolor="black", alpha=0.7, pad=1.5, edgecolor="none")
             self.visualizer.draw_texts(
-                names,
+                [self.classes[label] for label, _ in named],
                 np.array(places),
                 colors="w",
                 vertical_alignments="center",
@@ -84,11 +78,3 @@ class Artist:
                 bboxes=box,
             )
         return self.visualizer.get_image()
-
-
-def innermost(area: np.ndarray) -> tuple[int, int]:
-    """Return x and y of the pixel of an area (H, W) that is farthest from its edge."""
-    padded = np.pad(area, 1).astype(np.uint8)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)
-    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
-    return int(x) - 1, int(y) - 1

@@ -1,16 +1,12 @@
-"""Predict with a trained model on images and videos, one prediction after the other."""
+"""Predict with a model of the hosts, from a checkpoint and its config."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
-import itertools
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,66 +29,25 @@ from ..engine.builds import named_faults
 from ..engine.checkpoints import load_checked, load_from_file, tensors_of
 from ..engine.config import innermost, model_of
 from ..engine.harden import last_name
-from ..errors import DataError, UserError, describe, first_line
+from ..errors import UserError, first_line
 from ..files import IMAGES
 from ..fuse import FusedHireMLP
 from ..loading import load_from_hire_mlp
-from .inputs import Report, Shot, Source, find_inputs, read_shots
+from .base import BasePredictor, Prediction, Prepared
+from .inputs import Shot
 from .origin import find_checkpoint, find_config_of
 from .pictures import Artist, as_rgb
-from .results import Choice, pick, results_of
+from .results import choose
+from .samples import pick, results_of
 
-SCORE_THR = 0.3
 DTYPES = ("bfloat16", "float16")
-AHEAD = 8  # batches that are read ahead, so that images of one size find each other
 
 
-@dataclass
-class Prediction:
-    """Hold what a model says of an image, or of a frame of a video.
-
-    Attributes:
-        source: where the image is from; see `inputs.Source`.
-        frame: its number in a video, from 0 on; None for an image.
-        image: (H, W, 3) uint8, RGB.
-        sample: the host's data sample, on the CPU.
-        results: of a detector a list of COCO's results, the best first; of a segmentor the labels
-            (H, W) of uint8 or uint16; of a classifier the five best, a dict with `label`, `class`
-            and `score` each.
-    """
-
-    source: Source
-    frame: int | None
-    image: np.ndarray
-    sample: Any
-    results: Any
-
-
-@dataclass
-class Prepared:
-    """Hold a shot that is ready for the model."""
-
-    shot: Shot
-    image: np.ndarray
-    data: dict[str, Any]
-    sizes: tuple[Any, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        # A segmentor resizes its maps to the first image's original size.
-        self.sizes = (*self.data["inputs"].shape, *self.shot.results["ori_shape"])
-
-
-class Predictor:
-    """Predict with a trained detector, segmentor or classifier.
-
-    Only images of one size share a batch, and no image is padded for another's sake, so that what
-    is predicted of an image does not depend on the others.
+class Predictor(BasePredictor):
+    """Predict with a trained detector, segmentor or classifier of the hosts; see `BasePredictor`.
 
     Attributes:
         checkpoint, config: the files that were taken.
-        task: `detection`, `segmentation` or `classification`.
-        classes: names, in the order of the labels.
-        palette: a colour (red, green, blue) for each class.
         model: the host's model.
 
     Example:
@@ -146,20 +101,16 @@ class Predictor:
                 f"config {self.config} is of {self.scope}; expected one of {', '.join(HOSTS)}"
             )
         self.task = HOSTS[self.scope]
-        if score_thr is not None and self.task != "detection":
-            raise UserError(f"a score threshold is for detectors; this is a {self.task} model")
-        if score_thr is not None and not 0 <= score_thr <= 1:
-            raise UserError(f"score threshold {score_thr}: expected 0 to 1, such as 0.5")
         self.device = find_device(device)
         self.dtype = find_dtype(dtype)
         self.model, meta = load_model(self.cfg, self.checkpoint)
         self.change_model(fused)
         self.classes = names_of(meta, self.cfg, self.model)
         self.palette = palette_for(meta.get("palette"), len(self.classes))
-        chosen = find_labels(classes, self.classes)
-        self.choice = Choice(SCORE_THR if score_thr is None else score_thr, chosen)
+        self.choice = choose(score_thr, classes, self.classes, self.task)
         with building(self.cfg):
             self.loader, self.steps = build_pipeline(self.cfg)
+        self.origin = f"{self.checkpoint}, {self.config}, on {self.device}"
 
     def change_model(self, fused: bool) -> None:
         """Bring the model into the form and to the device that are asked for."""
@@ -174,80 +125,17 @@ class Predictor:
                 if isinstance(backbone, FusedHireMLP):
                     run_in(backbone, self.dtype)
 
-    def __call__(
-        self, *inputs: str | os.PathLike[str], report: Report | None = None
-    ) -> Iterator[Prediction]:
-        """Yield the predictions of images, folders, quoted patterns and videos, in their order.
-
-        Args:
-            inputs: paths; a folder stands for the images and videos in it and its folders.
-            report: is told, by an error, of each image that cannot be read or predicted, which is
-                then passed over; without it, the error is raised.
-
-        Raises:
-            UserError: an input is not there.
-            DataError: an image cannot be read or predicted, and there is no `report`.
-        """
-        return self.predict(find_inputs(inputs).sources, report)
-
-    def predict(
-        self, sources: Iterable[Source], report: Report | None = None
-    ) -> Iterator[Prediction]:
-        """Yield the predictions of sources that `find_inputs` has found; see `__call__`."""
-        report = report or raise_it
-        shots = read_shots(sources, self.loader, report)
-        window = 1 if self.batch_size == 1 else AHEAD * self.batch_size
-        while some := list(itertools.islice(shots, window)):
-            prepared = [one for shot in some if (one := self.prepare(shot, report))]
-            # In this order the predictions come out, whatever their sizes.
-            found = {id(one.shot): given for one, given in self.run(prepared, report)}
-            for one in prepared:
-                if id(one.shot) in found:
-                    sample = found.pop(id(one.shot))
-                    results = results_of(sample, self.classes, self.choice)
-                    yield Prediction(one.shot.source, one.shot.frame, one.image, sample, results)
-
-    def prepare(self, shot: Shot, report: Report) -> Prepared | None:
-        """Run the test pipeline on a shot, or report why it cannot."""
+    def prepare(self, shot: Shot) -> Prepared:
+        """Run the test pipeline on a shot."""
         image, results = as_rgb(shot.results["img"]), shot.results
         ori_shape = results["ori_shape"]
-        try:
-            with DefaultScope.overwrite_default_scope(self.scope):
-                for step in self.steps:
-                    results = step(results)
-            if results is None:
-                raise ValueError("the pipeline has refused it")
-        except Exception as error:  # whatever a step raises
-            height, width = ori_shape
-            size = f"an image of {width} x {height} pixels cannot be prepared"
-            report(DataError(f"{shot.label}: {size}: {describe(error)}"))
-            return None
+        with DefaultScope.overwrite_default_scope(self.scope):
+            for step in self.steps:
+                results = step(results)
+        if results is None:
+            raise ValueError("the pipeline has refused it")
         shot.results = dict(ori_shape=ori_shape)  # the rest is large
-        return Prepared(shot, image, results)
-
-    def run(self, prepared: list[Prepared], report: Report) -> Iterator[tuple[Prepared, Any]]:
-        """Yield (what was prepared, its data sample), batch by batch of one size."""
-        groups: dict[tuple[Any, ...], list[Prepared]] = defaultdict(list)
-        for one in prepared:
-            groups[one.sizes].append(one)
-        for group in groups.values():
-            for start in range(0, len(group), self.batch_size):
-                yield from self.run_batch(group[start : start + self.batch_size], report)
-
-    def run_batch(self, batch: list[Prepared], report: Report) -> Iterator[tuple[Prepared, Any]]:
-        """Yield the data samples of a batch; where it fails, of each image by itself."""
-        try:
-            samples = self.forward(batch)
-        except UserError:  # not of these images
-            raise
-        except Exception as error:  # whatever the model raises
-            if len(batch) == 1:
-                report(failure(batch[0], error))
-            else:  # one may be at fault, or all may be too large together
-                for one in batch:
-                    yield from self.run_batch([one], report)
-        else:
-            yield from zip(batch, samples, strict=True)
+        return Prepared(shot, image, results, results["inputs"].shape)
 
     @torch.no_grad()
     def forward(self, batch: list[Prepared]) -> list[Any]:
@@ -260,6 +148,10 @@ class Predictor:
             model: Any = self.model
             return [pick(sample.cpu(), self.choice) for sample in model.test_step(data)]
 
+    def results_of(self, sample: Any) -> Any:
+        """Return the plain results of a data sample."""
+        return results_of(sample, self.classes, self.choice)
+
     @cached_property
     def artist(self) -> Artist:
         """Build what draws, when it is first asked for."""
@@ -269,18 +161,6 @@ class Predictor:
     def draw(self, found: Prediction) -> np.ndarray:
         """Draw a prediction into a copy of its image: (H, W, 3) uint8, RGB."""
         return self.artist.draw(found.image, found.sample)
-
-
-def raise_it(error: DataError) -> NoReturn:
-    """Raise an error."""
-    raise error
-
-
-def failure(one: Prepared, error: Exception) -> DataError:
-    """Say that the model fails on an image."""
-    height, width = one.data["inputs"].shape[-2:]
-    line = f"{one.shot.label}: the model failed on it ({width} x {height} pixels)"
-    return DataError(f"{line}: {describe(error)}")
 
 
 # Building ---------------------------------------------------------------------------------------
@@ -356,7 +236,7 @@ def tested_dataset(cfg: Config) -> dict[str, Any]:
     return found
 
 
-def names_of(meta: dict[str, Any], cfg: Config, model: nn.Module) -> list[str]:
+def names_of(meta: dict[str, Any], cfg: Config, model: nn.Module | None) -> list[str]:
     """Name the classes as the checkpoint does, or the config's data set, and number the others."""
     names = meta.get("classes")
     if not names:
@@ -369,19 +249,9 @@ def names_of(meta: dict[str, Any], cfg: Config, model: nn.Module) -> list[str]:
             ):
                 names = getattr(registry.get(dataset["type"]), "METAINFO", {}).get("classes")
     names = [names] if isinstance(names, str) else [str(name) for name in names or ()]
-    count = max((number for _, _, number in heads(model)), default=0)
+    numbers = [number for _, _, number in heads(model)] if model else []
+    count = max(numbers, default=0)
     return names + [f"class {label}" for label in range(len(names), count)]
-
-
-def find_labels(wanted: Sequence[str] | None, classes: list[str]) -> list[int] | None:
-    """Return the labels of names, or raise UserError for one that the model does not know."""
-    if wanted is None:
-        return None
-    for name in wanted:
-        if name not in classes:
-            near = difflib.get_close_matches(name, classes, 3, 0.5) or classes[:10]
-            raise UserError(f"no class {name!r}; near it: {', '.join(near)}")
-    return [classes.index(name) for name in wanted]
 
 
 def build_pipeline(cfg: Config) -> tuple[Any, list[Any]]:

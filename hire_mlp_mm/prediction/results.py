@@ -1,15 +1,17 @@
-"""Turn the hosts' data samples into plain results."""
+"""Turn boxes, labels and scores into plain results, whatever has predicted them. Numpy alone."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..errors import UserError
 
+SCORE_THR = 0.3
 FIRST = 5  # classes of a classifier
 NO_CLASS = 65535  # of a pixel, where classes were chosen and its own is another
 
@@ -26,95 +28,84 @@ class Choice:
     score_thr: float
     labels: list[int] | None
 
-    def has(self, labels: torch.Tensor) -> torch.Tensor:
+    def has(self, labels: np.ndarray) -> np.ndarray:
         """Tell which of some labels are wanted."""
         if self.labels is None:
-            return torch.ones_like(labels, dtype=torch.bool)
-        return torch.isin(labels, torch.tensor(self.labels))
+            return np.ones(labels.shape, bool)
+        return np.isin(labels, self.labels)
+
+    def order(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the indices of the boxes (n) that are wanted, the best first."""
+        wanted = np.flatnonzero((scores >= self.score_thr) & self.has(labels))
+        return wanted[np.argsort(-scores[wanted], kind="stable")]
 
 
-def pick(sample: Any, choice: Choice) -> Any:
-    """Leave in a data sample what is wanted of it, the best first, scores and boxes in float32.
+def choose(
+    score_thr: float | None, wanted: Sequence[str] | None, classes: list[str], task: str
+) -> Choice:
+    """Return what a score threshold and names of classes choose; None is the usual.
 
     Raises:
-        UserError: it holds none of the predictions that there are results for.
+        UserError: the threshold cannot be, or the model does not know a name.
     """
-    if "pred_instances" in sample:
-        found = sample.pred_instances
-        for key, value in list(found.items()):
-            if isinstance(value, torch.Tensor) and value.is_floating_point():
-                setattr(found, key, value.float())
-        found = found[(found.scores >= choice.score_thr) & choice.has(found.labels)]
-        sample.pred_instances = found[found.scores.argsort(descending=True, stable=True)]
-    elif "pred_sem_seg" in sample:
-        sample.pop("seg_logits", None)  # a map for each class
-        labels = sample.pred_sem_seg.data
-        sample.pred_sem_seg.data = labels.masked_fill(~choice.has(labels), NO_CLASS)
-    elif "pred_score" in sample:
-        scores = sample.pred_score.float()
-        wanted = choice.has(torch.arange(len(scores)))
-        sample.set_pred_score(scores)
-        sample.set_pred_label(scores.masked_fill(~wanted, -torch.inf).argmax().reshape(1))
-    else:
-        kinds = ", ".join(key for key in sample.all_keys() if key.startswith("pred")) or "nothing"
-        raise UserError(f"the model gives {kinds}; expected boxes, a map of classes, or a class")
-    return sample
+    if score_thr is not None and task != "detection":
+        raise UserError(f"a score threshold is for detectors; this is a {task} model")
+    if score_thr is not None and not 0 <= score_thr <= 1:
+        raise UserError(f"score threshold {score_thr}: expected 0 to 1, such as 0.5")
+    for name in wanted or ():
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes, 3, 0.5) or classes[:10]
+            raise UserError(f"no class {name!r}; near it: {', '.join(near)}")
+    labels = None if wanted is None else [classes.index(name) for name in wanted]
+    return Choice(SCORE_THR if score_thr is None else score_thr, labels)
 
 
-def results_of(sample: Any, classes: list[str], choice: Choice) -> Any:
-    """Return the results of a data sample that `pick` has made; see `predictor.Prediction`."""
-    if "pred_instances" in sample:
-        return instances(sample.pred_instances, classes)
-    if "pred_sem_seg" in sample:
-        return label_map(sample.pred_sem_seg.data, len(classes))
-    return first_classes(sample.pred_score, classes, choice)
-
-
-def instances(found: Any, classes: list[str]) -> list[dict[str, Any]]:
+def instances(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    masks: np.ndarray | None,
+    classes: list[str],
+) -> list[dict[str, Any]]:
     """List boxes, and masks where there are any, as results in COCO's format.
 
     A category's id is its label + 1.
+
+    Args:
+        boxes: (n, 4), x1, y1, x2, y2.
+        scores, labels: (n).
+        masks: (n, H, W) of bool.
+        classes: names, in the order of the labels.
     """
-    masks = encode(found.masks) if "masks" in found else []
+    encoded = [] if masks is None else encode(masks)
     results = []
-    for i, box in enumerate(corners(found).tolist()):
-        label, score = int(found.labels[i]), round(float(found.scores[i]), 5)
-        x1, y1, x2, y2 = box
+    for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        label, score = int(labels[i]), round(float(scores[i]), 5)
         result: dict[str, Any] = dict(category_id=label + 1, category_name=classes[label])
         result["score"] = score
         result["bbox"] = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
-        results.append(result | (dict(segmentation=masks[i]) if masks else {}))
+        results.append(result | (dict(segmentation=encoded[i]) if encoded else {}))
     return results
 
 
-def corners(found: Any) -> torch.Tensor:
-    """Return boxes (N, 4) as x1, y1, x2, y2; those of the masks where a model gives no others."""
-    if "masks" in found and not ("bboxes" in found and found.bboxes.any()):
-        from mmdet.structures.mask import mask2bbox
+def encode(masks: np.ndarray) -> list[dict[str, Any]]:
+    """Encode masks (n, H, W) as COCO's run lengths, in text that JSON can hold."""
+    from pycocotools import mask as coco_mask
 
-        return mask2bbox(torch.as_tensor(found.masks))
-    return found.bboxes
-
-
-def encode(masks: Any) -> list[dict[str, Any]]:
-    """Encode masks (N, H, W) as COCO's run lengths, in text that JSON can hold."""
-    from mmdet.structures.mask import encode_mask_results
-
-    encoded = encode_mask_results(np.asarray(masks, dtype=bool))
+    encoded = [coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in masks]
     return [dict(size=rle["size"], counts=rle["counts"].decode()) for rle in encoded]
 
 
-def label_map(labels: torch.Tensor, count: int) -> np.ndarray:
-    """Return labels (H, W) of (1, H, W), in uint8 if `count` classes leave its largest number."""
-    array = labels[0].numpy()
+def label_map(labels: np.ndarray, count: int) -> np.ndarray:
+    """Return labels (H, W) in uint8 if `count` classes leave its largest number, else in uint16."""
     if count <= 255:
-        return np.where(array < count, array, 255).astype(np.uint8)
-    return np.where(array < count, array, NO_CLASS).astype(np.uint16)
+        return np.where(labels < count, labels, 255).astype(np.uint8)
+    return np.where(labels < count, labels, NO_CLASS).astype(np.uint16)
 
 
-def first_classes(scores: torch.Tensor, classes: list[str], choice: Choice) -> list[dict[str, Any]]:
+def first_classes(scores: np.ndarray, classes: list[str], choice: Choice) -> list[dict[str, Any]]:
     """List the best of the classes that are wanted, a dict with label, class and score each."""
-    wanted = choice.has(torch.arange(len(scores))).nonzero()[:, 0]
-    order = wanted[scores[wanted].argsort(descending=True, stable=True)][:FIRST]
-    named = [(label, classes[label], scores[label].item()) for label in order.tolist()]
+    wanted = np.flatnonzero(choice.has(np.arange(len(scores))))
+    order = wanted[np.argsort(-scores[wanted], kind="stable")][:FIRST]
+    named = [(label, classes[label], float(scores[label])) for label in order.tolist()]
     return [{"label": i, "class": name, "score": round(score, 5)} for i, name, score in named]

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..engine.config import check_new_folder
-from ..errors import DataError
-from .inputs import count_shots, describe_passed, find_inputs
+from ..disk import check_new_folder
+from ..errors import DataError, UserError
+from .base import BasePredictor, Prediction
+from .inputs import count_shots, describe_passed, find_inputs, is_exported
 from .outputs import Boxes, Masks, Pictures, Table
-from .predictor import Prediction, Predictor
 
 Say = Callable[[str], None]
 Track = Callable[[Iterable[Prediction], int], Iterable[Prediction]]
@@ -57,7 +57,7 @@ def predict(
     until an error or Ctrl-C is there, in whole files.
 
     Args:
-        checkpoint: see `Predictor`.
+        checkpoint: see `Predictor`; or an exported `.onnx` file, see `ExportedPredictor`.
         inputs: images, folders, quoted patterns, videos; one or several.
         out: a folder, new or empty.
         config: see `Predictor`.
@@ -80,8 +80,8 @@ def predict(
     found = find_inputs([inputs] if isinstance(inputs, (str, os.PathLike)) else inputs)
     if found.passed_over:
         say(describe_passed(found.passed_over))
-    predictor = Predictor(checkpoint, config, **options)
-    say(f"{predictor.checkpoint}, {predictor.config}, on {predictor.device}")
+    predictor = open_predictor(checkpoint, config, **options)
+    say(predictor.origin)
     outcome = Outcome(folder)
 
     def report(error: DataError) -> None:
@@ -102,7 +102,27 @@ def predict(
     return outcome
 
 
-def writer_for(predictor: Predictor, folder: Path) -> Boxes | Masks | Table:
+def open_predictor(
+    checkpoint: str | os.PathLike[str], config: str | os.PathLike[str] | None, **options: Any
+) -> BasePredictor:
+    """Open a checkpoint, or an exported file, for which nothing of OpenMMLab is imported."""
+    if is_exported(checkpoint):
+        from .exported import ExportedPredictor
+
+        return ExportedPredictor(checkpoint, config, **options)
+    try:
+        from .predictor import Predictor
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("hire_mlp_mm"):  # a fault of ours
+            raise
+        raise UserError(
+            f"{error.name} is not installed, and {os.fspath(checkpoint)} needs it; 'hire-mlp "
+            f"doctor' says what is missing, and exported .onnx files need nothing of it"
+        ) from error
+    return Predictor(checkpoint, config, **options)
+
+
+def writer_for(predictor: BasePredictor, folder: Path) -> Boxes | Masks | Table:
     """Return what writes the results of a model."""
     if predictor.task == "detection":
         return Boxes(folder, predictor.classes)

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "hire_mlp_mm"
 # A file may import from its own floor and from those below it. A folder is on one floor.
 FLOORS = (
     {"errors", "allowed", "numbers_only", "safetensors_file", "torch_file", "weights", "checkpoint",
-     "convert", "names", "arch", "hire_mlp", "ops", "lean", "fuse"},
+     "disk", "convert", "names", "arch", "hire_mlp", "ops", "lean", "fuse"},
     {"registry", "backbone", "layer_decay", "mmcv_ops", "deform_ops", "fsdp", "files", "loading",
      "host_faults", "model_hub"},
     {"data", "engine", "configure", "deploy", "prediction", "bench", "doctor", "probe"},
@@ -40,6 +40,7 @@ TORCH_PRIVATE = {
     "_config": "settings of symbolic shapes",
     "_current_level": "whether forward-mode derivatives are being taken",
     "_dynamo": "settings of the compiler, which torch documents under this name",
+    "_guards_code": "what an exported program asks of its inputs, besides their least sizes",
     "_is_view": "whether memory is another tensor's",
     "_metadata": "the versions of modules, in a state dict",
     "_subclasses": "tensors without numbers, to count what a network does",

@@ -22,6 +22,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmengine.utils import is_installed
+from PIL import Image
 from shapes import write_shapes
 
 from hire_mlp_mm.engine.config import find_config
@@ -30,6 +31,8 @@ from tests.around.test_configs import training_data
 from tests.conftest import ROOT, free_port
 from tests.reference import classifier_state
 from tests.second_floor.test_export import CAN_EXPORT
+from tests.second_floor.test_predict import CLASSES
+from tests.second_floor.test_runtime import write_file
 
 # In this order a reader has the checkpoints that a later page asks for.
 NAMES = ("finetuning", "recipes", "export", "troubleshooting", "reliability", "performance")
@@ -251,12 +254,14 @@ def test_commands_of_own_data(scratch, monkeypatch, capsys):
 @pytest.mark.timeout(300)
 def test_other_commands(scratch):
     others = [c for c in COMMANDS if c not in about(COCO) + about(ADE) + about("mine")]
-    assert len(others) == 7
+    assert len(others) == 8
+    write_file(scratch / "mask_rcnn.onnx", "detection")
     said = run_all(others, scratch)
     assert "COCO_ROOT" in said
     assert "wrote 793 tensors to backbone.pth" in said
     assert "wrote 795 tensors to classifier.pth" in said
     assert (scratch / "site/hire_mlp_mm/backbone.py").exists()
+    assert len(list((scratch / "predicted/pictures").glob("*.jpg"))) == 2
     swapped = Config.fromfile(scratch / "retinanet_r50_fpn_1x_coco_hire_small.py")
     assert swapped.model.backbone.arch == "small"
 
@@ -348,6 +353,16 @@ def test_export_snippet():
     assert sizes == [(32, 17), (16, 9), (8, 5), (4, 3)]
 
 
+def test_runtime_snippet(tmp_path, monkeypatch):
+    write_file(tmp_path / "mask_rcnn.onnx", "detection")
+    Image.new("RGB", (64, 48)).save(tmp_path / "street.jpg")
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = [block for block in blocks("python") if "Runtime(" in block]
+    names: dict = {}
+    exec(compile(snippet, "export.md", "exec"), names)
+    assert names["names"] == list(CLASSES)
+
+
 NOTEBOOK = [block for block in blocks("python") if "harden(cfg)" in block]
 
 
@@ -365,7 +380,7 @@ def test_notebook_snippets(snippet, scratch, monkeypatch):
 def test_every_block_is_checked():
     """Each by a test above; one of reliability.md is a line of the drop-in snippets."""
     languages = re.findall(r"^```(\w+)$", TEXT, re.M)
-    assert sorted(languages) == sorted(["sh"] * 11 + ["python"] * 11 + ["text"] * 2 + ["bibtex"])
+    assert sorted(languages) == sorted(["sh"] * 12 + ["python"] * 12 + ["text"] * 2 + ["bibtex"])
     assert len(NOTEBOOK) == 2
 
 

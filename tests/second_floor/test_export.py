@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -12,10 +16,12 @@ from mmengine.registry import MODELS, DefaultScope
 from torch.nn import functional as F
 
 from hire_mlp_mm import HireMLP, cli, deploy
-from hire_mlp_mm.deploy import formats, tracing
-from hire_mlp_mm.deploy.export import part_of, randomize
+from hire_mlp_mm.deploy import exporting, formats, tracing
+from hire_mlp_mm.deploy.exporting import Preprocessed, randomize
+from hire_mlp_mm.deploy.forms import form_of
 from hire_mlp_mm.errors import UserError
 from tests.conftest import ROOT
+from tests.second_floor import test_forms_of_export as forms_tests
 
 CAN_EXPORT = tracing.can_trace()
 exports = pytest.mark.skipif(not CAN_EXPORT, reason="torch is too old for sizes that are free")
@@ -42,6 +48,22 @@ model = dict(
     auxiliary_head=dict(in_channels=12, in_index=1, channels=8, num_classes=5),
 )
 """
+# The smallest whole detector: the head reads the only map of the backbone.
+WHOLE_DETECTOR = f"""
+_base_ = "{ROOT}/configs/retinanet_hire_nano_shapes.py"
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, **{ONE_STAGE}), out_indices=(0,)),
+    neck=None,
+    bbox_head=dict(
+        in_channels=8, feat_channels=8, stacked_convs=1,
+        anchor_generator=dict(scales_per_octave=1, ratios=[1.0], strides=[4]),
+    ),
+)
+"""
+NO_FORM = """
+_base_ = "./whole.py"
+model = dict(bbox_head=dict(_delete_=True, type="FoveaHead", num_classes=3, in_channels=8))
+"""
 SEMANTIC_FPN = f"""
 _base_ = "{ROOT}/configs/_base_/semantic_fpn.py"
 default_scope = "mmseg"
@@ -61,9 +83,10 @@ model = dict(
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """An empty folder to export into, with three configs beside it."""
+    """An empty folder to export into, with configs beside it."""
     config = DETECTOR.replace('type="HireMLP"', f'type="HireMLP", arch={ONE_STAGE}')
     (tmp_path / "detector.py").write_text(config)
+    (tmp_path / "whole.py").write_text(WHOLE_DETECTOR)
     (tmp_path / "upernet.py").write_text(UPERNET)
     (tmp_path / "semantic_fpn.py").write_text(SEMANTIC_FPN)
     (tmp_path / "out").mkdir()
@@ -115,7 +138,7 @@ def test_backbone_of_a_detector(paddings, folder, capsys):
     model = randomized(HireMLP(ONE_STAGE, out_indices=(0,), **paddings))
     options = [f"model.backbone.{key}={value}" for key, value in paddings.items()]
     out = folder / "backbone.onnx"
-    export("detector.py", "weights.pth", out, "--cfg-options", *options)
+    export("detector.py", "weights.pth", out, "--backbone", "--cfg-options", *options)
     assert_equal(out, model)
     said = capsys.readouterr().out
     assert said.count("largest relative difference") == 3
@@ -128,7 +151,7 @@ def test_backbone_of_a_detector(paddings, folder, capsys):
 @exports
 def test_pt2_of_the_inference_form(folder):
     model = randomized(HireMLP(ONE_STAGE, out_indices=(0,)))
-    export("detector.py", "weights.pth", folder / "backbone.pt2", "--fuse")
+    export("detector.py", "weights.pth", folder / "backbone.pt2", "--backbone", "--fuse")
     assert_equal(folder / "backbone.pt2", model)
 
 
@@ -154,12 +177,132 @@ def test_segmentor(name, folder):
     assert facts["std"] == "[58.395, 57.12, 57.375]"
 
 
+@exports
+def test_detector(folder, capsys):
+    """Whole, normalising within, and compared with the host on photographs."""
+    import onnxruntime
+
+    photographs = make_photographs(folder.parent / "photographs")
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        model = randomized(MODELS.build(Config.fromfile("whole.py").model))
+    out = folder / "a.onnx"
+    export("whole.py", "weights.pth", out, "--preprocess", "--check", photographs)
+    said = capsys.readouterr().out
+    assert "2 images, 200 detections: largest differences" in said
+    assert "image (1, 3, H, W), BGR, uint8, to boxes, scores, labels" in said
+    session = onnxruntime.InferenceSession(out)
+    assert [one.shape for one in session.get_inputs()] == [[1, 3, "height", "width"]]
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts["task"] == "detection"
+    assert facts["classes"] == '["circle", "square", "triangle"]'
+    form, loaded = form_of(model), torch.randint(0, 256, (1, 3, 47, 90), dtype=torch.uint8)
+    found = [torch.from_numpy(x) for x in session.run(None, {"image": loaded.numpy()})]
+    wanted = form.module(Preprocessed(torch.nn.Identity(), dict(facts, channels="RGB"))(loaded))
+    assert_close(found, wanted)
+
+
+def make_photographs(folder: Path) -> Path:
+    """Make a folder with two images."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(2):
+        cv2.imwrite(f"{folder}/{i}.png", random.integers(0, 256, (70, 100, 3), np.uint8))
+    return folder
+
+
+def assert_close(found, wanted) -> None:
+    """Compare boxes, scores, labels, and masks where there are, in whatever order ties have."""
+    assert [x.shape for x in found] == [x.shape for x in wanted]
+    near = (found[0][:, None] - wanted[0]).abs().amax(2) < 1e-2
+    near &= (found[1][:, None] - wanted[1]).abs() < 1e-5
+    near &= found[2][:, None] == wanted[2]
+    assert near.any(0).all()
+    assert near.any(1).all()
+
+
+@exports
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("retinanet", ".onnx"),
+        ("rtmdet", ".pt2"),
+        ("mask_rcnn", ".pt2"),
+        ("cascade_mask_rcnn", ".onnx"),
+    ],
+)
+def test_detectors(name, suffix, tmp_path):
+    """On images of other sizes than the check's, on one of which there is nothing to find."""
+    is_one_stage = name in forms_tests.ONE_STAGE
+    cfg = forms_tests.one_stage(name) if is_one_stage else forms_tests.two_stages(name)
+    model = forms_tests.built(cfg)
+    images = [4 * torch.randn(1, 3, *size) for size in ((32, 32), (129, 67), (50, 260))]
+    images.append(torch.zeros(1, 3, 45, 60))
+    limits = model.roi_head.test_cfg if hasattr(model, "roi_head") else model.bbox_head.test_cfg
+    limits.score_thr = form_of(model).module(images[-1])[1].max().item() + 1e-3
+    pasted = not is_one_stage
+    done = deploy.export(model, tmp_path / f"a{suffix}", fused=suffix == ".pt2", pasted=pasted)
+    run, form, counts = formats.open_file(done.path), form_of(model, pasted=pasted), []
+    for image in images:
+        found = run(image)
+        assert_close(found, form.module(image))
+        counts.append(len(found[0]))
+    assert counts[-1] == 0 < min(counts[:-1])
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@exports
+@pytest.mark.parametrize("name", ["a.onnx", "a.pt2"])
+def test_full_disk(name, folder, monkeypatch, capsys):
+    monkeypatch.setattr(formats, "write_onnx", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    status, line = failure(capsys, "detector.py", folder / name, "--backbone")
+    assert status == 2
+    assert f"{name} cannot be written: OSError: [Errno 28] No space left on device" in line
+    assert line.count("\n") == 1
+    assert not list(folder.iterdir())
+
+
+@exports
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["detector.py"], "model (RetinaNet) needs 'neck': set model.neck"),
+        (["no_form.py"], "FoveaHead has no export form: _predict_by_feat_single is FoveaHead's"),
+        (["whole.py", "--paste"], "pasted masks: RetinaNet has no masks"),
+        (["upernet.py", "--paste"], "pasted masks are for detectors; this is a segmentation model"),
+        (["whole.py", "--check", "nowhere"], "folder nowhere not found; name one with photographs"),
+        (["whole.py", "--check", "out"], "out: no photographs in it; expected a folder with"),
+        (["upernet.py", "--check", "out"], "photographs are to check detectors with; what is expo"),
+        (["detector.py", "--backbone", "--preprocess"], "preprocessing in the graph is for whole"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_said_before_it_is_traced(
+    arguments, line, folder, monkeypatch, capsys
+):
+    monkeypatch.setattr(tracing, "trace", None)
+    Path("no_form.py").write_text(NO_FORM)
+    name, *options = arguments
+    status, said = failure(capsys, name, folder / "a.onnx", *options)
+    assert status == 2
+    assert said.startswith("hire-mlp export: error: ")
+    assert line in said
+    assert said.count("\n") == 1
+    assert not list(folder.iterdir())
+
+
 @pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_windows_that_the_file_does_not_have_are_said(mode, folder):
+def test_windows_that_the_file_does_not_have_are_said(mode, folder, monkeypatch):
     cfg = Config.fromfile("upernet.py")
     cfg.model.test_cfg = dict(mode=mode, crop_size=(64, 64), stride=(32, 32))
     said = []
-    part_of(cfg, None, False, said.append)
+    monkeypatch.setattr(exporting, "write", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        deploy.export(cfg, folder / "a.pt2", say=said.append)
     assert any("test_cfg.mode is slide" in line for line in said) == (mode == "slide")
 
 
@@ -170,15 +313,15 @@ def test_what_fails_the_check_does_not_stay(fault, folder, monkeypatch, capsys):
     if fault == "shift":
         trace = tracing.trace
 
-        def trace_without_shift(model):
+        def trace_without_shift(model, *arguments):
             model = copy.deepcopy(model)
             model.stages[0].blocks[1].token_mixer.height.shift = 0
-            return trace(model)
+            return trace(model, *arguments)
 
         monkeypatch.setattr(tracing, "trace", trace_without_shift)
     else:
         monkeypatch.setattr(formats, "CHECKED", [(1, 3, tracing.LEAST - 1, 64)])
-    status, line = failure(capsys, "detector.py", folder / "backbone.pt2")
+    status, line = failure(capsys, "detector.py", folder / "backbone.pt2", "--backbone")
     assert status == 1
     assert "backbone.pt2 not written: " in line
     assert ("fails on images" if fault == "size" else "differs from PyTorch's by ") in line

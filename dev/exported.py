@@ -1,0 +1,248 @@
+#!/usr/bin/env python
+"""Measure exported files: what the hosts' own evaluators say of them, and the time they take.
+
+    python dev/exported.py figures CONFIG CHECKPOINT model.onnx model_int8.onnx
+    python dev/exported.py times retinanet_hire_s_1x_coco --size 800x1333 --folder files
+
+`figures` evaluates PyTorch's model and each file on the config's test set. `times` makes the files
+of random weights, sets the threshold of a detector so that about 300 boxes pass it, of which 100
+are kept, and puts the host's model with a Swin-T beside them. Both print a table. The times are
+medians; all ways to run the model take turns, in one process. `--clock cpu` counts the processor's
+time instead, for a busy machine, and for one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData, PixelData
+
+from hire_mlp_mm.cli.options import add_cfg_options, parse_size
+from hire_mlp_mm.deploy import export, int8, runtime
+from hire_mlp_mm.deploy.exporting import randomize
+from hire_mlp_mm.deploy.runtime import Runtime
+from hire_mlp_mm.engine import load_config
+from hire_mlp_mm.errors import UserError
+from hire_mlp_mm.prediction.predictor import building, load_model
+
+runtime.ENGINES["openvino bfloat16"] = partial(runtime.open_openvino, precision="bf16")
+CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
+# The figures of the evaluators that count.
+FIGURES = {
+    "coco/bbox_mAP": "box AP",
+    "coco/segm_mAP": "mask AP",
+    "mIoU": "mIoU",
+    "accuracy/top1": "top-1",
+}
+PASS, KEPT = 300, 100  # boxes of a detector with random weights
+SAMPLES = dict(mmdet="DetDataSample", mmseg="SegDataSample", mmpretrain="DataSample")
+SWIN_CHANNELS = [96, 192, 384, 768]
+
+Predict = Callable[[dict[str, Any]], Sequence[Any]]
+
+# Figures ----------------------------------------------------------------------------------------
+
+
+def fill(model: Runtime, batch: dict[str, Any]) -> Sequence[Any]:
+    """Predict on the files of a batch's samples; put what is found where the host's heads do."""
+    samples: Sequence[Any] = batch["data_samples"]
+    for sample in samples:
+        found = model.predict(cv2.imread(sample.img_path))
+        tensors = {name: torch.from_numpy(np.asarray(x)) for name, x in found.items()}
+        if model.task == "detection":
+            tensors["bboxes"] = tensors.pop("boxes")
+            sample.pred_instances = InstanceData(**tensors)
+        elif model.task == "segmentation":
+            sample.pred_sem_seg = PixelData(data=tensors["labels"].long()[None])
+        else:
+            sample.set_pred_score(tensors["scores"])
+    return samples
+
+
+def evaluate(cfg: Any, predict: Predict) -> dict[str, float]:
+    """Return the figures of a config's evaluator for what predicts on its test set."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        loader = Runner.build_dataloader(cfg.test_dataloader)
+        evaluator = Evaluator(cfg.test_evaluator)
+        evaluator.dataset_meta = loader.dataset.metainfo
+        for batch in loader:
+            evaluator.process(predict(batch), batch)
+        found = evaluator.evaluate(len(loader.dataset))
+    return {label: found[key] for key, label in FIGURES.items() if key in found}
+
+
+def figures(args: argparse.Namespace) -> None:
+    """Print the table of a trained model."""
+    cfg = load_config(args.config, options=args.cfg_options)
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    model = load_model(cfg, args.checkpoint)[0].eval()
+    model.cfg = cfg
+    files = opened(args)
+    found = {"PyTorch": evaluate(cfg, model.test_step)}
+    found |= {name: evaluate(cfg, partial(fill, file)) for name, file in files.items()}
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        sample = next(iter(Runner.build_dataloader(cfg.test_dataloader)))["data_samples"][0]
+    planes = next(iter(files.values())).prepare(cv2.imread(sample.img_path))
+    image = np.ascontiguousarray(planes[0].transpose(1, 2, 0))
+    ways: dict[str, Callable[[], Any]] = {"PyTorch": partial(by_host, model, image)}
+    ways |= {name: partial(by_file, file, image) for name, file in files.items()}
+    print_table(timed(ways, args), files, found)
+
+
+def opened(args: argparse.Namespace) -> dict[str, Runtime]:
+    """Open each file by each engine, by the names of both."""
+    pairs = [(path, engine) for path in args.files for engine in runtime.ENGINES]
+    return {
+        f"{Path(path).name}, {engine}": Runtime(path, engine, args.threads)
+        for path, engine in pairs
+    }
+
+
+# Times ------------------------------------------------------------------------------------------
+
+
+def times(args: argparse.Namespace) -> None:
+    """Print the table of a recipe with random weights."""
+    cfg = load_config(args.config, options=args.cfg_options)
+    height, width = parse_size(args.size, 32, "from 32x32 up")
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    image = cv2.resize(coarse, (width, height))
+    model, swin = (random_model(one, image) for one in (cfg, with_swin(cfg)))
+    path = Path(args.folder, f"{Path(cfg.filename).stem}.onnx")
+    quantised = path.with_name(f"{path.stem}_int8.onnx")
+    if not path.exists():
+        export(model, path, preprocess=True, say=print)
+    if not quantised.exists():
+        # Weights that are random agree with nothing: no comparison.
+        int8.quantise(Runtime(path, threads=args.threads), quantised, [image])
+    args.files = [path, quantised]
+    ways: dict[str, Callable[[], Any]] = {
+        "PyTorch": partial(by_host, model, image),
+        "Swin-T, PyTorch": partial(by_host, swin, image),
+    }
+    files = opened(args)
+    ways |= {name: partial(by_file, file, image) for name, file in files.items()}
+    print_table(timed(ways, args), files, {})
+
+
+def with_swin(cfg: Any) -> Any:
+    """Return a config with a Swin-T in place of its backbone."""
+    cfg = copy.deepcopy(cfg)
+    indices = cfg.model.backbone.get("out_indices", (0, 1, 2, 3))
+    channels = [SWIN_CHANNELS[i] for i in indices]
+    cfg.model.backbone = dict(type="SwinTransformer", out_indices=indices)
+    if "neck" in cfg.model:
+        cfg.model.neck.in_channels = channels
+    else:
+        cfg.model.decode_head.in_channels = channels
+        if "auxiliary_head" in cfg.model:
+            head = cfg.model.auxiliary_head
+            head.in_channels = channels[head.in_index]
+    return cfg
+
+
+def random_model(cfg: Any, image: np.ndarray) -> Any:
+    """Build a model with random weights, of a detector with a threshold that boxes pass."""
+    torch.manual_seed(0)
+    cfg.model.backbone.init_cfg = None
+    with building(cfg):
+        model = MODELS.build(cfg.model).eval()
+    randomize(model)
+    model.cfg = cfg
+    head = getattr(model, "roi_head", None) or getattr(model, "bbox_head", None)
+    if head is not None:
+        head.test_cfg.update(score_thr=0.0, max_per_img=PASS)
+        (found,) = by_host(model, image)
+        head.test_cfg.update(score_thr=float(found.pred_instances.scores.min()), max_per_img=KEPT)
+    return model
+
+
+# Both -------------------------------------------------------------------------------------------
+
+
+def by_host(model: Any, image: np.ndarray) -> Sequence[Any]:
+    """Predict on an image (H, W, 3) by the host, its preprocessing and pasting included."""
+    size = image.shape[:2]
+    scope = model.cfg.default_scope
+    kind = getattr(import_module(f"{scope}.structures"), SAMPLES[scope])
+    sizes = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0))
+    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return model.test_step(dict(inputs=[planes], data_samples=[kind(metainfo=sizes)]))
+
+
+def by_file(model: Runtime, image: np.ndarray) -> Any:
+    """Predict on an image (H, W, 3) of the size that the graph is to take; paste, too."""
+    size = image.shape[:2]
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
+    if model.dtype != np.uint8:
+        raise UserError(f"{model.path}: export it with --preprocess")
+    return model.finish(model.split(model(planes))[0], size, size)
+
+
+def timed(ways: dict[str, Callable[[], Any]], args: argparse.Namespace) -> dict[str, float]:
+    """Return the median milliseconds of each way; they take turns, once for warming up."""
+    clock = CLOCKS[args.clock]
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(args.runs + 1):
+        for name, run in ways.items():
+            start = clock()
+            run()
+            taken[name].append(clock() - start)
+    return {name: 1000 * statistics.median(every[1:]) for name, every in taken.items()}
+
+
+def print_table(
+    taken: dict[str, float], files: dict[str, Runtime], found: dict[str, dict[str, float]]
+) -> None:
+    """Print a row for each way: its figures, MB, milliseconds, and parts of onnxruntime's time."""
+    names = list(next(iter(found.values()), {}))
+    heads = ["", *names, "MB", "ms", "of onnxruntime float32"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    base = taken[next(name for name in files if name.endswith("onnxruntime"))]
+    for way, ms in taken.items():
+        figures = [f"{found[way][name]:.4g}" for name in names]
+        size = f"{Path(files[way].path).stat().st_size / 1e6:.1f}" if way in files else "-"
+        print(f"| {' | '.join([way, *figures, size, f'{ms:.0f}', f'{ms / base:.2f}'])} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    trained = verbs.add_parser("figures", help="of a trained model and its files")
+    trained.add_argument("config")
+    trained.add_argument("checkpoint")
+    trained.add_argument("files", nargs="+", help="exported with --preprocess, float32 first")
+    recipe = verbs.add_parser("times", help="of a recipe with random weights")
+    recipe.add_argument("config")
+    recipe.add_argument("--size", default="512x512", help="height x width")
+    recipe.add_argument("--folder", default=".", help="for the files; those there are used")
+    for verb in (trained, recipe):
+        verb.add_argument("--threads", type=int, default=1)
+        verb.add_argument("--runs", type=int, default=5)
+        verb.add_argument("--clock", choices=CLOCKS, default="wall")
+        add_cfg_options(verb, "model.backbone.arch=tiny")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+    (figures if args.verb == "figures" else times)(args)
+
+
+if __name__ == "__main__":
+    main()
