@@ -57,6 +57,8 @@ EXTRAS = {
     "safetensors": ["safetensors"],
     # none of the stacks: what `hire-mlp export` needs besides one of them
     "onnx": ["onnx", "onnxruntime", "onnxscript"],
+    # the other engine that runs the files
+    "openvino": ["openvino"],
 }
 
 setup(

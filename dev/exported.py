@@ -40,7 +40,6 @@ from hire_mlp_mm.engine import load_config
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.prediction.predictor import building, load_model
 
-runtime.ENGINES["openvino bfloat16"] = partial(runtime.open_openvino, precision="bf16")
 CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
 # The figures of the evaluators that count.
 FIGURES = {
@@ -106,10 +105,11 @@ def figures(args: argparse.Namespace) -> None:
 
 def opened(args: argparse.Namespace) -> dict[str, Runtime]:
     """Open each file by each engine, by the names of both."""
-    pairs = [(path, engine) for path in args.files for engine in runtime.ENGINES]
     return {
-        f"{Path(path).name}, {engine}": Runtime(path, engine, args.threads)
-        for path, engine in pairs
+        f"{Path(path).name}, {engine} {dtype}": Runtime(path, engine, args.threads, dtype)
+        for path in args.files
+        for engine, (_, dtypes) in runtime.ENGINES.items()
+        for dtype in dtypes
     }
 
 

@@ -45,13 +45,11 @@ PAGE = ROOT / "docs" / "compatibility.md"
 TABLE = ROOT / "hire_mlp_mm" / "deploy" / "matrix.json"
 LOG = Path("work_dirs") / "exports.jsonl"
 SHALLOW = arch.Arch(depths=(1, 1, 1, 1), dims=arch.ARCHS["tiny"].dims)
-SECONDS = 1500  # for one file
+SECONDS = 1500  # for one try
 SUFFIXES = (".pt2", ".onnx")
-KIND = "kind "
-COLUMNS = ("torch.export", "ONNX", "backbone as ONNX")
+KIND, FAILS = "kind ", "fails: "
+COLUMNS = ("ONNX", "torch.export", "backbone as ONNX")
 ROW = re.compile(r"\| (\S+) \| `(\S+)` \| ([^|]*) \|")
-
-
 Known = dict[str, Any]  # of configs: their kind, or the reason; of kinds: the result for each file
 
 
@@ -83,7 +81,9 @@ def main() -> None:
 
 def files_of(known: Known, found: str) -> dict[str, str]:
     """Return what is known of each sort of file, by a config's kind or the reason it has none."""
-    files = known.get(f"files: {found}", f"refused: {found}")
+    not_tried = found.startswith(FAILS)  # the swap, for want of a package, for example
+    why = f"not tried: {found.removeprefix(FAILS)}" if not_tried else f"refused: {found}"
+    files = known.get(f"files: {found}", why)
     return dict.fromkeys(SUFFIXES, files) if isinstance(files, str) else files
 
 
@@ -110,7 +110,7 @@ def try_apart(job: tuple[str, Callable[..., Any], Any]) -> tuple[str, Any]:
     try:
         return key, receiver.recv()
     except EOFError:
-        return key, f"the process was killed (memory, or more than {SECONDS} s?)"
+        return key, f"{FAILS}the process was killed (memory, or more than {SECONDS} s?)"
 
 
 def call(function: Callable[..., Any], arguments: Any, sender: Any) -> None:
@@ -120,10 +120,11 @@ def call(function: Callable[..., Any], arguments: Any, sender: Any) -> None:
     warnings.simplefilter("ignore")
     MMLogger.get_current_instance().setLevel("ERROR")  # the hosts say much about themselves
     arch.ARCHS["tiny"] = SHALLOW
+    matrix.table = dict  # nothing is known before it is tried
     try:
         sender.send(function(*arguments))
     except Exception as error:  # a sweep goes on
-        sender.send(f"fails: {describe(error)}"[:300])
+        sender.send(f"{FAILS}{describe(error)}"[:300])
 
 
 def look(name: str) -> str:
@@ -173,7 +174,7 @@ def try_kind(name: str, photographs: str) -> dict[str, str]:
                     compare(formats.open_file(out), model, folder)
                 results[suffix] = matrix.VALIDATED
             except Exception as error:
-                results[suffix] = f"fails: {describe(error)}"[:300]
+                results[suffix] = f"{FAILS}{describe(error)}"[:300]
     return results
 
 
@@ -233,9 +234,7 @@ def with_columns(page: str, known: Known) -> str:
     """Write the results into the page, in the place of what is there."""
     lines = page.splitlines()
     for i, name, works in rows(page):
-        cells = [""] * 3
-        if works:
-            cells = [*files_of(known, known[name]).values(), *known[f"files: {KIND}"].values()]
+        cells = cells_of(known, name) if works else [""] * len(COLUMNS)
         first = " | ".join(lines[i].split(" | ")[:3]).removesuffix(" |")
         lines[i] = f"{first} | {' | '.join(cells)} |"
     for i, line in enumerate(lines):
@@ -243,6 +242,15 @@ def with_columns(page: str, known: Known) -> str:
             lines[i] = f"| family | config | result | {' | '.join(COLUMNS)} |"
             lines[i + 1] = "|---" * (3 + len(COLUMNS)) + "|"
     return "\n".join(lines) + "\n"
+
+
+def cells_of(known: Known, name: str) -> list[str]:
+    """Return what stands in the columns of a config."""
+    files = files_of(known, known[name])
+    whole = [" ".join(files[suffix].replace("|", "/").split()) for suffix in (".onnx", ".pt2")]
+    if whole[0] == whole[1]:
+        whole[1] = whole[1].partition(":")[0]  # the reason once
+    return [*whole, files_of(known, KIND)[".onnx"]]
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fuse", action="store_true", help="use the exact inference form")
     mixed = "use automatic mixed precision in the whole model"
     add("--dtype", choices=["bfloat16", "float16"], help=mixed)
+    runs = "of an .onnx file: onnxruntime (default), or openvino, also in --dtype bfloat16"
+    add("--engine", choices=["onnxruntime", "openvino"], help=runs)
     add("--no-pictures", action="store_true", help="write the results for machines alone")
     add_cfg_options(parser, "model.test_cfg.score_thr=0.1")
 
@@ -88,6 +90,7 @@ def main(args: argparse.Namespace) -> None:
         device=args.device,
         fused=args.fuse,
         dtype=args.dtype,
+        engine=args.engine,
         cfg_options=args.cfg_options,
     )
     total = done.images + len(done.faults)

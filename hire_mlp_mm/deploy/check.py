@@ -22,6 +22,7 @@ from .formats import CheckError, Runner, Say
 from .forms import Form
 from .tracing import LEAST
 
+CURE = "photographs (--check DIR) in which the model finds something"
 BOX, SCORE, MASK = 0.05, 1e-4, 1e-3  # largest differences: pixels, scores, probabilities
 OVERLAP = 1e-3  # so close to the threshold of the suppression, either side may keep a box
 # Ties and thresholds explain no more than so many detections, and this share of all.
@@ -87,6 +88,9 @@ def compare_detections(
             raise CheckError(f"{name} ({size}): {error}") from error
     if agreement.explained.total() > FEW + SHARE * agreement.detections:
         raise CheckError(f"too much is on one side alone: {agreement}")
+    if not agreement.detections:
+        images = f"{agreement.images} {'random images' if folder is None else 'photographs'}"
+        raise CheckError(f"nothing is found in {images}, so no box was compared; name {CURE}")
     say(str(agreement))
     return agreement
 
@@ -188,7 +192,7 @@ def compare_one(
     if masks is not None:
         difference = largest(found["masks"][ours], masks[theirs])
         agreement.mask = max(agreement.mask, difference)
-        if difference > MASK:
+        if not difference <= MASK:  # NaN is a difference
             raise CheckError(f"a mask differs by {difference:.1e}; expected at most {MASK:.0e}")
         if "pasted" in found:
             boxes, pasted = wanted.bboxes[theirs], found["pasted"][ours].bool()

@@ -54,7 +54,8 @@ def facts_of(
         meta: what the checkpoint says of its data set: `classes`, `palette`.
     """
     preprocessor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
-    rgb = preprocessor.get("bgr_to_rgb") or preprocessor.get("to_rgb")
+    # The hosts turn the channels round, whatever they call it.
+    rgb = any(preprocessor.get(key) for key in ("bgr_to_rgb", "rgb_to_bgr", "to_rgb"))
     shape = f"({'1' if task == 'detection' else 'N'}, 3, H, W)"
     facts = dict(
         task=task,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import statistics
 import time
@@ -60,6 +61,8 @@ def write_onnx(
         verbose=False,
     )
     assert exported is not None
+    for node in exported.model.graph.all_nodes():
+        node.metadata_props.clear()  # where in the code each came from, with this machine's paths
     exported.model.metadata_props.update(facts)
     exported.save(path)
 
@@ -112,7 +115,7 @@ def compare(
         listed = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
         say(f"largest relative difference to PyTorch, images {shape}: {listed}")
         worst = max(differences, key=lambda name: differences[name])
-        if not differences[worst] <= tolerance:
+        if not differences[worst] <= tolerance:  # which may be NaN
             raise CheckError(
                 f"{worst} differs from PyTorch's by {differences[worst]:.1e} of its largest value "
                 f"on images {shape}; expected at most {tolerance:.1e}"
@@ -122,10 +125,11 @@ def compare(
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:
-    """Return the largest difference over the largest value; infinite for another shape."""
+    """Return the largest difference over the largest value; infinite for another shape, or NaN."""
     if found.shape != wanted.shape:
-        return float("inf")
-    return float((found - wanted).abs().max() / wanted.abs().max())
+        return math.inf
+    part = float((found - wanted).abs().max() / wanted.abs().max())
+    return math.inf if math.isnan(part) else part
 
 
 def times(

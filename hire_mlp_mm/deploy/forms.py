@@ -1,8 +1,8 @@
 """Choose the export form of a model, or say why it has none.
 
 A form repeats what methods of the host do, by operations that a graph can hold. So it stands for
-models whose classes have not replaced these methods: `NEEDS` lists them, and a model that has a
-method of its own is refused by its name.
+models whose classes have not replaced these methods: functions such as `segmentor_needs` list them,
+and a model that has a method of its own is refused by its name.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Segmentor(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, classes, H, W)."""
+        """Turn images (N, 3, H, W) into logits (N, classes, H, W)."""
         model: Any = self.model
         logits: Tensor = model.encode_decode(image, [dict(img_shape=image.shape[2:])])
         return logits
@@ -102,7 +102,7 @@ class Classifier(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, classes), which sum to 1."""
+        """Turn images (N, 3, H, W) into scores (N, classes), which sum to 1."""
         model: Any = self.model
         scores: Tensor = model.head(model.extract_feat(image)).softmax(1)
         return scores
@@ -234,6 +234,8 @@ def unlike(model: Any) -> Iterator[tuple[str, str]]:
     heads = getattr(model, "roi_head", None)
     if heads is not None:
         yield from unlike_settings(type(heads).__name__, heads.test_cfg, before=False)
+        if heads.with_mask and heads.test_cfg.mask_thr_binary < 0:
+            yield type(heads).__name__, "test_cfg.mask_thr_binary: expected 0 or more"
         if heads.with_shared_head:
             yield type(heads).__name__, "its shared head has no export form"
         for extractor in parts(model, "roi_head.bbox_roi_extractor"):

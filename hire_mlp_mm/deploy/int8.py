@@ -23,7 +23,9 @@ from .formats import CheckError, Say
 from .runtime import Outputs, Runtime
 
 LAYERS = ("Conv", "Gemm", "MatMul")  # that are quantised, but for those whose weights FLOAT finds
-FLOAT = r"(cls|reg|centerness|logits|conv_seg|head\.fc)\.weight$"  # the last layer of each head
+# The last layer of each head. With RetinaNet's in int8, onnxruntime 1.23 had an AP of 0.02, not of
+# 0.39. Stem, gates and first stage in float32 besides made no difference.
+FLOAT = r"(cls|reg|centerness|logits|conv_seg|head\.fc)\.weight$"
 IMAGES = 50  # photographs, at most
 LEAST = 0.5  # agreement with float32; a file below it is no approximation
 SURE = 0.3  # score from which on a box counts in the agreement
@@ -56,7 +58,8 @@ def make_int8(path: Path, images: Images, say: Say) -> tuple[Runtime, float]:
         raise UserError(f"{path.name} cannot be quantised: {describe(error)}") from error
     rough = Runtime(out, threads=threads)
     how = rough.fact("int8")
-    say(f"int8: {how['layers']} layers; still float32: {', '.join(how['float_layers']) or 'none'}")
+    kept = len(how["float_layers"])
+    say(f"{how['layers']} layers are int8; {kept} stay float32, the last of each head")
     return rough, compare(exact, rough, images, say)
 
 
@@ -107,8 +110,8 @@ def quantise(model: Runtime, out: Path, images: Images) -> None:
     """Write an int8 file of what a runtime has opened, calibrated on images."""
     import onnx
     import onnxruntime  # type: ignore[import-untyped]
-    import onnxruntime.quantization as q
-    from onnxruntime.quantization import shape_inference  # type: ignore[import-untyped]
+    import onnxruntime.quantization as q  # type: ignore[import-untyped]
+    from onnxruntime.quantization import shape_inference
 
     # Folds BatchNorm into the convolutions; the weights keep their names.
     shape_inference.quant_pre_process(model.path, out, skip_symbolic_shape=True)

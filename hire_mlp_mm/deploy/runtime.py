@@ -54,6 +54,7 @@ class Runtime:
         path: str | os.PathLike[str],
         engine: str = "onnxruntime",
         threads: int | None = None,
+        dtype: str = "float32",
     ) -> None:
         """Open a file.
 
@@ -61,17 +62,23 @@ class Runtime:
             path: an `.onnx` file that `hire-mlp export` has written.
             engine: `onnxruntime` or `openvino`.
             threads: of the engine; None for as many as it takes by itself.
+            dtype: in which to compute: `float32`, or of OpenVINO `bfloat16`.
 
         Raises:
-            UserError: the file cannot be opened, or the engine is unknown or not installed.
+            UserError: the file cannot be opened, or the engine is unknown or not installed, or does
+                not compute in that type.
         """
         self.path = os.fspath(path)
         if engine not in ENGINES:
             raise UserError(f"engine {engine}: expected one of {', '.join(ENGINES)}")
+        opens, dtypes = ENGINES[engine]
+        if dtype not in dtypes:
+            hint = "; openvino computes in bfloat16" if dtype == "bfloat16" else ""
+            raise UserError(f"{engine} in {dtype}: expected {' or '.join(dtypes)}{hint}")
         if not os.path.isfile(self.path):
             raise UserError(f"exported file {self.path} not found")
         try:
-            self.names, self.dtype, self.facts, self.run = ENGINES[engine](self.path, threads)
+            self.names, self.dtype, self.facts, self.run = opens(self.path, threads, dtype)
         except ImportError as error:
             cure = f"pip install {engine}"
             raise UserError(f"{self.path} needs {engine} to run ({error}): {cure}") from error
@@ -141,7 +148,7 @@ class Runtime:
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Turn an image (H, W, 3) of uint8, BGR, into (1, 3, h, w) as the graph takes it."""
         self.check()
-        if image.ndim != 3 or image.dtype != np.uint8:
+        if image.shape[2:] != (3,) or image.dtype != np.uint8:
             found = f"{image.shape} of {image.dtype}"
             raise UserError(f"expected an image (H, W, 3) of uint8, BGR; found {found}")
         for step in self.fact("resize"):
@@ -204,7 +211,7 @@ class Opened(NamedTuple):
     run: Callable[[np.ndarray], Sequence[np.ndarray]]
 
 
-def open_onnxruntime(path: str, threads: int | None) -> Opened:
+def open_onnxruntime(path: str, threads: int | None, dtype: str = "float32") -> Opened:
     """Open a file by onnxruntime."""
     import onnxruntime  # type: ignore[import-untyped]
 
@@ -221,14 +228,14 @@ def open_onnxruntime(path: str, threads: int | None) -> Opened:
     )
 
 
-def open_openvino(path: str, threads: int | None, precision: str = "f32") -> Opened:
-    """Open a file by OpenVINO, to compute in float32 or another type of its name, such as bf16."""
+def open_openvino(path: str, threads: int | None, dtype: str = "float32") -> Opened:
+    """Open a file by OpenVINO."""
     import openvino
 
     core = openvino.Core()
     model = core.read_model(path)
     # Where a CPU has bfloat16, OpenVINO takes it unless it is told otherwise.
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[dtype]}
     options.update({"INFERENCE_NUM_THREADS": threads} if threads else {})
     compiled = core.compile_model(model, "CPU", options)
     facts = model.get_rt_info(["framework"]).astype(dict) if model.has_rt_info("framework") else {}
@@ -240,7 +247,12 @@ def open_openvino(path: str, threads: int | None, precision: str = "f32") -> Ope
     )
 
 
-ENGINES = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+# What opens a file, and the types in which it computes.
+ENGINES = {
+    "onnxruntime": (open_onnxruntime, ("float32",)),
+    "openvino": (open_openvino, tuple(PRECISIONS)),
+}
 
 # The steps of a test pipeline, with the arguments that they have there --------------------------
 

@@ -133,7 +133,7 @@ class Upsample(nn.Module):
         self.mode, self.align_corners = host.mode, host.align_corners
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, h, w)."""
+        """Resize (N, C, H, W) to (N, C, h, w)."""
         size = self.size
         if not size and self.scale_factor == int(self.scale_factor):
             size = [s * int(self.scale_factor) for s in x.shape[2:]]

@@ -75,8 +75,13 @@ class BasePredictor(ABC):
     classes: list[str]
     palette: list[Colour]
     origin: str
-    batch_size: int
     loader: Callable[[dict[str, Any]], Any]
+
+    def __init__(self, batch_size: int) -> None:
+        """Take the number of images that are predicted together, or raise UserError."""
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: expected 1 or more")
+        self.batch_size = batch_size
 
     def __call__(
         self, *inputs: str | os.PathLike[str], report: Report | None = None
@@ -122,7 +127,7 @@ class BasePredictor(ABC):
             return None
 
     def run(self, prepared: list[Prepared], report: Report) -> Iterator[tuple[Prepared, Any]]:
-        """Yield (what was prepared, its data sample), batch by batch of one size."""
+        """Yield (what was prepared, its sample), batch by batch of one size."""
         groups: dict[tuple[Any, ...], list[Prepared]] = defaultdict(list)
         for one in prepared:
             # A segmentor resizes its maps to the first image's original size.
@@ -132,7 +137,7 @@ class BasePredictor(ABC):
                 yield from self.run_batch(group[start : start + self.batch_size], report)
 
     def run_batch(self, batch: list[Prepared], report: Report) -> Iterator[tuple[Prepared, Any]]:
-        """Yield the data samples of a batch; where it fails, of each image by itself."""
+        """Yield the samples of a batch; where it fails, of each image by itself."""
         try:
             samples = self.forward(batch)
         except UserError:  # not of these images

@@ -65,7 +65,7 @@ class Drawing:
 
     def array(self) -> np.ndarray:
         """Return the picture (H, W, 3) uint8, RGB."""
-        return np.asarray(self.picture)
+        return np.array(self.picture)
 
 
 def is_dark(colour: Colour) -> bool:

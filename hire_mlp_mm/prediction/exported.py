@@ -32,15 +32,12 @@ class ExportedPredictor(BasePredictor):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        config: str | os.PathLike[str] | None = None,
         *,
         score_thr: float | None = None,
         classes: Sequence[str] | None = None,
         batch_size: int = 1,
-        device: str | None = None,
-        fused: bool = False,
+        engine: str | None = None,
         dtype: str | None = None,
-        cfg_options: dict[str, Any] | None = None,
     ) -> None:
         """Open a file.
 
@@ -49,34 +46,22 @@ class ExportedPredictor(BasePredictor):
             score_thr: see `Predictor`.
             classes: see `Predictor`.
             batch_size: see `Predictor`; a detector's file takes one image.
-            device: `cpu`, if any.
-            config: for checkpoints alone, as `fused`, `dtype` and `cfg_options`.
+            engine, dtype: see `Runtime`; None for onnxruntime in float32.
 
         Raises:
             UserError: an argument or the file cannot be used.
         """
-        name = os.fspath(path)
-        for option, value in (
-            (f"the config {config}", config),
-            ("--fuse", fused),
-            ("--dtype", dtype),
-            ("--cfg-options", cfg_options),
-            (f"--device {device}", device not in (None, "cpu")),
-        ):
-            if value:
-                line = f"{name} is exported, as a whole, and runs on the CPU as it is"
-                raise UserError(f"{line}: leave out {option}, or name the checkpoint")
-        self.runtime = Runtime(name)
+        super().__init__(batch_size)
+        engine = engine or "onnxruntime"
+        self.runtime = Runtime(path, engine, dtype=dtype or "float32")
         self.runtime.check()
         self.task, self.classes = self.runtime.task, self.runtime.classes
-        if batch_size < 1 or (batch_size > 1 and self.task == "detection"):
-            expected = "1, for a detector's file" if self.task == "detection" else "1 or more"
-            raise UserError(f"batch size {batch_size}: expected {expected}")
-        self.batch_size = batch_size
+        if batch_size > 1 and self.task == "detection":
+            raise UserError(f"batch size {batch_size}: expected 1, for a detector's file")
         self.palette = palette_for(self.runtime.fact("palette"), len(self.classes))
         self.choice = choose(score_thr, classes, self.classes, self.task)
         self.loader = load_image
-        self.origin = f"{name}, on cpu"
+        self.origin = f"{self.runtime.path}, on cpu, by {engine}"
 
     def prepare(self, shot: Shot) -> Prepared:
         """Prepare an image as the config's test pipeline does."""

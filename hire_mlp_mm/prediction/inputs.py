@@ -26,7 +26,7 @@ Report = Callable[[DataError], None]
 
 def is_exported(model: str | os.PathLike[str]) -> bool:
     """Tell by its suffix whether a model is an exported file, and no checkpoint."""
-    return os.fspath(model).endswith(".onnx")
+    return os.fspath(model).endswith((".onnx", ".pt2"))
 
 
 @dataclass(frozen=True)

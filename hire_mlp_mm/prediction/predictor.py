@@ -89,9 +89,7 @@ class Predictor(BasePredictor):
         Raises:
             UserError: an argument, the checkpoint or the config cannot be used.
         """
-        if batch_size < 1:
-            raise UserError(f"batch size {batch_size}: expected 1 or more")
-        self.batch_size = batch_size
+        super().__init__(batch_size)
         self.checkpoint = find_checkpoint(os.fspath(checkpoint))
         self.config = os.fspath(config) if config else find_config_of(self.checkpoint)
         self.cfg = load_config(self.config, options=cfg_options)

@@ -107,9 +107,7 @@ def open_predictor(
 ) -> BasePredictor:
     """Open a checkpoint, or an exported file, for which nothing of OpenMMLab is imported."""
     if is_exported(checkpoint):
-        from .exported import ExportedPredictor
-
-        return ExportedPredictor(checkpoint, config, **options)
+        return open_exported(os.fspath(checkpoint), config, **options)
     try:
         from .predictor import Predictor
     except ModuleNotFoundError as error:
@@ -119,7 +117,35 @@ def open_predictor(
             f"{error.name} is not installed, and {os.fspath(checkpoint)} needs it; 'hire-mlp "
             f"doctor' says what is missing, and exported .onnx files need nothing of it"
         ) from error
+    if options.pop("engine", None):
+        raise UserError(f"{os.fspath(checkpoint)}: --engine is for .onnx files; leave it out")
     return Predictor(checkpoint, config, **options)
+
+
+def open_exported(
+    name: str,
+    config: str | os.PathLike[str] | None = None,
+    *,
+    device: str | None = None,
+    fused: bool = False,
+    cfg_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> BasePredictor:
+    """Open an exported file, or raise UserError for what checkpoints alone take."""
+    from .exported import ExportedPredictor
+
+    if not name.endswith(".onnx"):
+        raise UserError(f"{name} is of torch.export, which predict does not run; export as .onnx")
+    for option, value in (
+        (f"the config {config}", config),
+        ("--fuse", fused),
+        ("--cfg-options", cfg_options),
+        (f"--device {device}", device not in (None, "cpu")),
+    ):
+        if value:
+            line = f"{name} is exported, as a whole, and runs on the CPU as it is"
+            raise UserError(f"{line}: leave out {option}, or name the checkpoint")
+    return ExportedPredictor(name, **options)
 
 
 def writer_for(predictor: BasePredictor, folder: Path) -> Boxes | Masks | Table:

@@ -174,6 +174,8 @@ def adapted(command: str) -> list[str]:
         return [f"{command} --cfg-options {SMALL_MINE}"]
     if command == "pip install .":
         return [f"uv pip install --no-deps --no-build-isolation --target site {ROOT}"]
+    if "PHOTOS" in command:  # what a detector is that finds something: test_export, test_runtime
+        return []
     if " export " in command:  # a large image takes a while
         return [f"{command} --size 64x64"] if CAN_EXPORT else []
     if command.startswith("make"):
@@ -227,7 +229,7 @@ def test_commands_of_the_detector(scratch):
 @pytest.mark.timeout(900)
 def test_commands_of_the_segmentor(scratch):
     said = run_all(about(ADE), scratch)
-    assert len(about(ADE)) == 5
+    assert len(about(ADE)) == 6
     assert len(re.findall(r"Iter\(test\) .*mIoU: \d", said)) == 1
     assert (scratch / "upernet.onnx").exists() == CAN_EXPORT
     assert "asked srun: --partition=PARTITION --job-name=JOB" in said
@@ -254,7 +256,7 @@ def test_commands_of_own_data(scratch, monkeypatch, capsys):
 @pytest.mark.timeout(300)
 def test_other_commands(scratch):
     others = [c for c in COMMANDS if c not in about(COCO) + about(ADE) + about("mine")]
-    assert len(others) == 8
+    assert len(others) == 10
     write_file(scratch / "mask_rcnn.onnx", "detection")
     said = run_all(others, scratch)
     assert "COCO_ROOT" in said

@@ -86,7 +86,7 @@ def test_an_exported_file(words, here, capsys):
     write_file(here / "x.onnx", "detection")
     code, lines, _ = outcome(capsys, "x.onnx", "in", "--out", "out", "--no-pictures", *words)
     assert code == 1
-    assert lines[0] == "x.onnx, on cpu"
+    assert lines[0] == "x.onnx, on cpu, by onnxruntime"
     assert files_of(here / "out") == ["images.json", "predictions.json"]
 
 
@@ -96,6 +96,8 @@ def test_an_exported_file(words, here, capsys):
         (["mine.py", "in"], "leave out the config mine.py, or name the checkpoint"),
         (["mmdet::a.py", "in"], "leave out the config mmdet::a.py"),
         (["in", "--fuse"], "leave out --fuse"),
+        (["in", "--dtype", "bfloat16"], "onnxruntime in bfloat16: expected float32; openvino"),
+        (["in", "--device", "cuda:0"], "leave out --device cuda:0"),
         (["in", "--cfg-options", "a=1"], "leave out --cfg-options"),
         (["in", "--batch-size", "2"], "batch size 2: expected 1"),
         (["retinanet_hire_t_1x_coco"], "not found: retinanet_hire_t_1x_coco"),
@@ -113,6 +115,7 @@ def test_what_an_exported_file_does_not_take(words, line, here, capsys):
     ("words", "line"),
     [
         (["gone.onnx", "in", "--out", "out"], "exported file gone.onnx not found"),
+        (["a.pt2", "in", "--out", "out"], "a.pt2 is of torch.export, which predict does not run"),
         (["gone", "in", "--out", "out"], "checkpoint or work dir gone not found"),
         (["in/b.png", "in", "--out", "in"], "in is not empty; name a new folder"),
         (["in/b.png", "in"], "the following arguments are required: --out"),

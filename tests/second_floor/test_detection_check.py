@@ -59,6 +59,10 @@ def mask(found: dict[str, Any]) -> None:
     found["masks"][1, 3, 4] += 2e-3
 
 
+def no_number(found: dict[str, Any]) -> None:
+    found["masks"][1, 3, 4] = torch.nan
+
+
 def pixels(found: dict[str, Any]) -> None:
     found["pasted"][0] ^= 1
 
@@ -78,6 +82,7 @@ FAULTS = {
     score: "a box of class",
     label: "a box of class",
     mask: r"a mask differs by 2.0e-03; expected at most 1e-03",
+    no_number: "a mask differs by nan",
     pixels: r"\d+ pixels of pasted masks differ",
     lost: "a box of class . is missing in the file: ",
     twice: "a box of class . is the file's alone: ",
@@ -95,6 +100,13 @@ def test_what_is_wrong_is_found(fault, mask_form):
         compare_detections(runner, mask_form, False, None, print)
     assert fault is box or str(error.value).startswith("a random image (64 x 64): ")
     assert "\n" not in str(error.value)
+
+
+def test_images_without_detections_are_said():
+    form = form_of(built(one_stage("retinanet", score_thr=2.0)))
+    said: list[str] = []
+    compare_detections(lambda image: run(form, image), form, False, None, said.append)
+    assert said[1].startswith("warning: nothing is detected in these images")
 
 
 @pytest.mark.parametrize("part", ["backbone", "neck", "rpn_head", "roi_head.bbox_head"])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from mmpretrain import get_model
 from torch.nn import functional as F
 
 from hire_mlp_mm import HireMLP, cli, deploy
@@ -343,6 +344,36 @@ def test_a_model_in_hand(fused, folder):
     assert_equal(
         done.path, lambda image: model.encode_decode(image, [dict(img_shape=image.shape[2:])])
     )  # fmt: skip
+
+
+def test_a_number_that_is_none_is_a_difference():
+    def nan_last(image):
+        return [image, image * torch.nan]
+
+    with pytest.raises(formats.CheckError, match="last differs from PyTorch's by inf"):
+        formats.compare(nan_last, lambda image: [image, image], ["first", "last"], 1.0, print)
+
+
+@exports
+def test_a_model_in_hand_has_its_config(folder, monkeypatch):
+    model = get_model(forms_tests.classifier(), pretrained=False)
+    monkeypatch.setattr(exporting, "write", full_disk)
+    with pytest.raises(OSError, match="No space left"):  # so far it comes with a config alone
+        deploy.export(model, folder / "a.pt2", preprocess=True)
+
+
+@exports
+def test_a_model_in_hand_has_its_weights(folder):
+    with pytest.raises(UserError, match=r"checkpoint mine\.pth: the model given has its weights"):
+        deploy.export(torch.nn.Linear(1, 1), folder / "a.pt2", "mine.pth")
+
+
+@exports
+def test_a_folder_that_is_not_ours(folder, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    status, said = failure(capsys, "detector.py", folder / "a.onnx")
+    assert status == 2
+    assert f"folder {folder} cannot be written to" in said
 
 
 @exports

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.ops import batched_nms
 from mmengine.config import Config, ConfigDict
@@ -181,6 +181,7 @@ finite = st.floats(0, 1, width=32)
 scores = st.lists(finite, max_size=12).map(torch.tensor)
 
 
+@settings(deadline=None)
 @given(scores=scores, limit=st.integers(1, 15))
 def test_best(scores, limit):
     index = boxes.best(scores, limit)
@@ -189,12 +190,14 @@ def test_best(scores, limit):
     assert len(set(index.tolist())) == len(index)
 
 
+@settings(deadline=None)
 @given(count=st.integers(0, 12), limit=st.integers(0, 15))
 def test_first(count, limit):
     x = torch.arange(3 * count).view(count, 3)
     assert boxes.first(x, limit).tolist() == x[:limit].tolist()
 
 
+@settings(deadline=None)
 @given(
     corners=st.lists(
         st.tuples(*[st.integers(0, 20)] * 4, st.integers(0, 2)), min_size=1, max_size=12
@@ -347,6 +350,7 @@ def test_refused(name):
     [
         (one_stage("retinanet", **SOFT), "mmdet", "RetinaHead: test_cfg.nms=.*soft_nms.*expected"),
         (two_stages("mask_rcnn", rcnn=SOFT), "mmdet", "StandardRoIHead: test_cfg.nms=.*soft_nms"),
+        (two_stages("mask_rcnn", rcnn=dict(mask_thr_binary=-1)), "mmdet", "mask_thr_binary: exp"),
         (one_stage("retinanet", nms_pre=-1), "mmdet", "expected max_per_img and nms_pre above 0"),
         (classifier(type="MultiLabelLinearClsHead").model, "mmpretrain", "predict is MultiLabel"),
     ],

@@ -108,7 +108,7 @@ def test_the_command_needs_neither_torch_nor_openmmlab(task, files, photographs,
     done = without_torch("predict", files[task], photographs, clip, "--out", out)
     assert done.returncode == 1  # one of the photographs is broken
     assert done.stderr.endswith("8 of 9 images; 1 cannot be predicted (named above)\n")
-    assert done.stdout.splitlines()[1] == f"{files[task]}, on cpu"
+    assert done.stdout.splitlines()[1] == f"{files[task]}, on cpu, by onnxruntime"
     names = files_of(out)
     assert "pictures/my photographs/été 1/a.png" in names
     assert "pictures/clip.avi" in names
@@ -176,7 +176,9 @@ def pair(work_dirs, monkeypatch, tmp_path):  # noqa: F811
     def make(task: str, in_graph: bool = False, **options):
         ours = Predictor(work_dirs[task], **options)
         opened = as_exported(ours, in_graph)
-        monkeypatch.setitem(runtime.ENGINES, "onnxruntime", lambda path, threads: opened)
+        monkeypatch.setitem(
+            runtime.ENGINES, "onnxruntime", (lambda *arguments: opened, ("float32",))
+        )
         (tmp_path / "x.onnx").write_bytes(b"")
         return ours, ExportedPredictor(tmp_path / "x.onnx", **options)
 
@@ -340,6 +342,15 @@ def test_what_a_file_says_of_a_recipe(recipe, task, types):
     assert len(json.loads(facts["palette"])) == len(json.loads(facts["classes"])) > 79
 
 
+@pytest.mark.parametrize("option", ["bgr_to_rgb", "rgb_to_bgr", None])
+def test_what_a_file_says_of_colours(option):
+    """Of channels that are turned round, by either name."""
+    cfg = load_config(f"{ROOT}/configs/upernet_hire_s_ade20k.py")
+    cfg.model.data_preprocessor.update(bgr_to_rgb=False)
+    cfg.model.data_preprocessor.update({option: True} if option else {})
+    assert facts_of(cfg)["channels"] == ("RGB" if option else "BGR")
+
+
 def without_pipeline(cfg) -> None:
     cfg.test_dataloader = None
 
@@ -409,17 +420,13 @@ def test_odd_facts(facts, line, tmp_path):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (dict(config="mine.py"), "leave out the config mine.py, or name the checkpoint"),
-        (dict(fused=True), "leave out --fuse"),
-        (dict(dtype="bfloat16"), "leave out --dtype"),
-        (dict(cfg_options={"a": 1}), "leave out --cfg-options"),
-        (dict(device="cuda:0"), "leave out --device cuda:0"),
         (dict(batch_size=2), "batch size 2: expected 1, for a detector's file"),
+        (dict(batch_size=0), "batch size 0: expected 1 or more"),
         (dict(score_thr=2), "score threshold 2: expected 0 to 1"),
         (dict(classes=["circel"]), "no class 'circel'; near it: circle"),
     ],
 )
-def test_options_of_checkpoints_are_refused(options, line, files):
+def test_options_that_cannot_be(options, line, files):
     with pytest.raises(UserError, match=line):
         ExportedPredictor(files["detection"], **options)
 
@@ -429,6 +436,7 @@ def test_options_of_checkpoints_are_refused(options, line, files):
     [
         (np.zeros((8, 8), np.uint8), r"expected an image \(H, W, 3\) of uint8"),
         (np.zeros((8, 8, 3)), r"found \(8, 8, 3\) of float64"),
+        (np.zeros((8, 8, 4), np.uint8), r"found \(8, 8, 4\) of uint8"),
     ],
 )
 def test_what_is_no_image(image, line, files):
