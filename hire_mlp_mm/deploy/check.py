@@ -238,7 +238,7 @@ def explain(own: Any, other: Any, index: int, alone: Tensor, cfg: Any) -> str | 
         cfg: the head's `test_cfg`.
     """
     box, score, label = (x[index] for x in own)
-    if abs(score - cfg.score_thr) <= SCORE:
+    if abs(score - cfg.get("score_thr", 0)) <= SCORE:
         return "at the score threshold"
     if len(other[1]) >= cfg.max_per_img and score <= other[1].min() + SCORE:
         return "at the limit of boxes"

@@ -114,7 +114,7 @@ def choose(
     """Choose the best places of a level; return their scores, labels, priors and offsets."""
     scores = scores_of(head, flat(classes, head.cls_out_channels))
     count, scores = scores.shape[1], scores.flatten()
-    index = b.where(scores > cfg.score_thr)
+    index = b.where(scores > cfg.get("score_thr", 0))  # 0 is the host's own, too
     index = index[b.best(scores[index], cfg.nms_pre)]
     place, label, score = index // count, index % count, scores[index]
     if isinstance(head, GFLHead):

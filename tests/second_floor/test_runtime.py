@@ -284,7 +284,8 @@ def test_odd_images_are_loaded_as_by_the_host(pair, tmp_path):
 def pasted_by_mmdet(masks, boxes, size):
     from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 
-    head = FCNMaskHead(num_convs=0, in_channels=1, num_classes=1, class_agnostic=True)
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        head = FCNMaskHead(num_convs=0, in_channels=1, num_classes=1, class_agnostic=True)
     logits = torch.from_numpy(masks).logit()[:, None]
     found = InstanceData(
         bboxes=torch.from_numpy(boxes), labels=torch.zeros(len(boxes), dtype=torch.long)

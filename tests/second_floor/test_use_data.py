@@ -315,7 +315,11 @@ def test_a_segmentor_that_takes_images_as_they_are_gets_a_step_for_their_size(la
 @pytest.mark.parametrize(
     ("name", "size", "said"),
     [
-        ("mmdet::yolox/yolox_tiny_8xb8-300e_coco.py", (640, 640), "(Mosaic) has ['img_scale']"),
+        (
+            "mmdet::yolox/yolox_tiny_8xb8-300e_coco.py",
+            (640, 640),
+            "model.data_preprocessor.batch_augments.0 has sizes of its own",
+        ),
         (
             "mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
             (640, 640),

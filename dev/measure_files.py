@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Measure exported files: what the hosts' own evaluators say of them, and the time they take.
 
-    python dev/exported.py figures CONFIG CHECKPOINT model.onnx model_int8.onnx
-    python dev/exported.py times retinanet_hire_s_1x_coco --size 800x1333 --folder files
+    python dev/measure_files.py figures CONFIG CHECKPOINT model.onnx model_int8.onnx
+    python dev/measure_files.py times retinanet_hire_s_1x_coco --size 800x1333 --folder files
 
 `figures` evaluates PyTorch's model and each file on the config's test set. `times` makes the files
 of random weights, sets the threshold of a detector so that about 300 boxes pass it, of which 100
