@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("photographs", help="a folder; of few, for every kind is tried on each")
     parser.add_argument("--configs", nargs="+", metavar="NAME", help="these only; no page")
     parser.add_argument("--forms", action="store_true", help="look for forms alone")
+    parser.add_argument("--page", action="store_true", help="write what is known so far alone")
     parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args()
     LOG.parent.mkdir(exist_ok=True)
@@ -69,12 +70,20 @@ def main() -> None:
     learn(known, {name: (look, (name,)) for name in names}, args.processes)
     if args.forms:
         return
+    if args.page:
+        write(names, known)
+        return
     kinds = {known[name]: name for name in reversed(names) if known[name].startswith(KIND)}
     jobs = {f"files: {kind}": (try_kind, (name, args.photographs)) for kind, name in kinds.items()}
     learn(known, {**jobs, f"files: {KIND}": (try_backbone, ())}, args.processes)
-    if args.configs:
-        return
-    table = {kind.removeprefix(KIND): files_of(known, kind) for kind in sorted(kinds)}
+    if not args.configs:
+        write(names, known)
+
+
+def write(names: list[str], known: Known) -> None:
+    """Write the table and the page; of a kind that has not been tried, the table says nothing."""
+    kinds = sorted({known[name] for name in names if f"files: {known[name]}" in known})
+    table = {kind.removeprefix(KIND): files_of(known, kind) for kind in kinds}
     TABLE.write_text(json.dumps(table, indent=1) + "\n")
     PAGE.write_text(with_columns(PAGE.read_text(), known))
 
@@ -83,7 +92,7 @@ def files_of(known: Known, found: str) -> dict[str, str]:
     """Return what is known of each sort of file, by a config's kind or the reason it has none."""
     not_tried = found.startswith(FAILS)  # the swap, for want of a package, for example
     why = f"not tried: {found.removeprefix(FAILS)}" if not_tried else f"refused: {found}"
-    files = known.get(f"files: {found}", why)
+    files = known.get(f"files: {found}", matrix.AVAILABLE if found.startswith(KIND) else why)
     return dict.fromkeys(SUFFIXES, files) if isinstance(files, str) else files
 
 

@@ -71,8 +71,8 @@ EXPORTS = (
     "exporter or the check said no; `hire-mlp export` refuses it, too. `not tried`: the swap does "
     "not go in the first environment. Models whose parts besides "
     "the backbone are of the same classes share a result, and all share the backbone's. A model "
-    "whose parts are not on this page is `available`: it is exported if it has a form, and the "
-    "check tells. A segmentor is exported as it runs on whole images, without sliding windows."
+    "that has a form, but of whose kind no file has been tried, is `available`: the check tells. "
+    "A segmentor is exported as it runs on whole images, without sliding windows."
 )
 Row = dict[str, Any]
 
