@@ -72,7 +72,7 @@ def compare_detections(
 
     Raises:
         UserError: there are no photographs in the folder.
-        CheckError: a detection differs that no tie and no threshold explains.
+        CheckError: a detection differs that no tie and no threshold explains, or nothing is found.
     """
     agreement = Agreement()
     for name, image in images_of(folder):
