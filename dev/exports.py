@@ -5,7 +5,8 @@
 For each config that works in docs/compatibility.md: its form, or why it has none. Configs whose
 parts besides the backbone are of the same classes are one kind, and of each kind one model is
 exported, with one block in each stage and random weights, to each sort of file; what the files give
-for the photographs is compared with what the host predicts. The results go into
+for the photographs is compared with what the host predicts. An int8 file is made and run, but not
+compared: random weights agree with nothing. The results go into
 hire_mlp_mm/deploy/matrix.json, which `hire-mlp export` asks, and into the page. Each try runs in a
 process of its own. The results so far are kept in work_dirs, and not computed twice.
 """
@@ -34,11 +35,12 @@ from sweep import PACKAGES, WORKS, without_weights
 from hire_mlp_mm import HireMLPNet, arch
 from hire_mlp_mm.configure import swap_backbone
 from hire_mlp_mm.configure.swap import find_network
-from hire_mlp_mm.deploy import exporting, formats, matrix, tracing
+from hire_mlp_mm.deploy import exporting, formats, int8, matrix, tracing
 from hire_mlp_mm.deploy.check import images_of
 from hire_mlp_mm.deploy.forms import NoFormError, form_of
+from hire_mlp_mm.deploy.runtime import Runtime
 from hire_mlp_mm.engine.config import read_config
-from hire_mlp_mm.errors import describe
+from hire_mlp_mm.errors import UserError, describe
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "compatibility.md"
@@ -47,8 +49,9 @@ LOG = Path("work_dirs") / "exports.jsonl"
 SHALLOW = arch.Arch(depths=(1, 1, 1, 1), dims=arch.ARCHS["tiny"].dims)
 SECONDS = 1500  # for one try
 SUFFIXES = (".pt2", ".onnx")
+SORTS = (*SUFFIXES, matrix.INT8)
 KIND, FAILS = "kind ", "fails: "
-COLUMNS = ("ONNX", "torch.export", "backbone as ONNX")
+COLUMNS = ("ONNX", "torch.export", "int8", "backbone as ONNX")
 ROW = re.compile(r"\| (\S+) \| `(\S+)` \| ([^|]*) \|")
 Known = dict[str, Any]  # of configs: their kind, or the reason; of kinds: the result for each file
 
@@ -93,7 +96,7 @@ def files_of(known: Known, found: str) -> dict[str, str]:
     not_tried = found.startswith(FAILS)  # the swap, for want of a package, for example
     why = f"not tried: {found.removeprefix(FAILS)}" if not_tried else f"refused: {found}"
     files = known.get(f"files: {found}", matrix.AVAILABLE if found.startswith(KIND) else why)
-    return dict.fromkeys(SUFFIXES, files) if isinstance(files, str) else files
+    return dict.fromkeys(SORTS, files) if isinstance(files, str) else files
 
 
 def learn(known: Known, jobs: dict[str, Any], processes: int) -> None:
@@ -184,7 +187,22 @@ def try_kind(name: str, photographs: str) -> dict[str, str]:
                 results[suffix] = matrix.VALIDATED
             except Exception as error:
                 results[suffix] = f"{FAILS}{describe(error)}"[:300]
+        wrote = results[".onnx"] == matrix.VALIDATED
+        results[matrix.INT8] = try_int8(out, folder) if wrote else results[".onnx"]
     return results
+
+
+def try_int8(exported: Path, photographs: Path) -> str:
+    """Quantise a file, and run that on a photograph; say what came of it."""
+    images, rough = int8.photographs_for(exported, photographs)[:1], exported.with_name("8.onnx")
+    try:
+        int8.quantise(Runtime(exported), rough, images)
+        int8.outcome(Runtime(rough), images[0])
+    except UserError as error:
+        return f"refused: {error}".replace(f"{exported}: ", "")
+    except Exception as error:
+        return f"{FAILS}{describe(error)}"[:300]
+    return matrix.AVAILABLE
 
 
 def cache_one(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -256,10 +274,9 @@ def with_columns(page: str, known: Known) -> str:
 def cells_of(known: Known, name: str) -> list[str]:
     """Return what stands in the columns of a config."""
     files = files_of(known, known[name])
-    whole = [" ".join(files[suffix].replace("|", "/").split()) for suffix in (".onnx", ".pt2")]
-    if whole[0] == whole[1]:
-        whole[1] = whole[1].partition(":")[0]  # the reason once
-    return [*whole, files_of(known, KIND)[".onnx"]]
+    whole = [" ".join(files[sort].replace("|", "/").split()) for sort in (".onnx", ".pt2", "int8")]
+    others = [one.partition(":")[0] if one == whole[0] else one for one in whole[1:]]
+    return [whole[0], *others, files_of(known, KIND)[".onnx"]]  # the same reason once
 
 
 if __name__ == "__main__":

@@ -14,13 +14,11 @@ time instead, for a busy machine, and for one thread.
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +26,17 @@ import cv2
 import numpy as np
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 
+from hire_mlp_mm.bench.wholes import picture, predict, random_model, with_peer
 from hire_mlp_mm.cli.options import add_cfg_options, parse_size
 from hire_mlp_mm.deploy import export, int8, runtime
-from hire_mlp_mm.deploy.exporting import randomize
 from hire_mlp_mm.deploy.runtime import Runtime
 from hire_mlp_mm.engine import load_config
 from hire_mlp_mm.errors import UserError
-from hire_mlp_mm.prediction.predictor import building, load_model
+from hire_mlp_mm.prediction.predictor import load_model
 
 CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
 # The figures of the evaluators that count.
@@ -48,9 +46,6 @@ FIGURES = {
     "mIoU": "mIoU",
     "accuracy/top1": "top-1",
 }
-PASS, KEPT = 300, 100  # boxes of a detector with random weights
-SAMPLES = dict(mmdet="DetDataSample", mmseg="SegDataSample", mmpretrain="DataSample")
-SWIN_CHANNELS = [96, 192, 384, 768]
 
 Predict = Callable[[dict[str, Any]], Sequence[Any]]
 
@@ -119,11 +114,9 @@ def opened(args: argparse.Namespace) -> dict[str, Runtime]:
 def times(args: argparse.Namespace) -> None:
     """Print the table of a recipe with random weights."""
     cfg = load_config(args.config, options=args.cfg_options)
-    height, width = parse_size(args.size, 32, "from 32x32 up")
-    random = np.random.default_rng(0)
-    coarse = random.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    image = cv2.resize(coarse, (width, height))
-    model, swin = (random_model(one, image) for one in (cfg, with_swin(cfg)))
+    planes = picture(*parse_size(args.size, 32, "from 32x32 up"))
+    image = np.ascontiguousarray(planes.permute(1, 2, 0).numpy())
+    model, swin = (random_model(one, planes) for one in (cfg, with_peer(cfg, "swin-t")))
     path = Path(args.folder, f"{Path(cfg.filename).stem}.onnx")
     quantised = path.with_name(f"{path.stem}_int8.onnx")
     if not path.exists():
@@ -141,49 +134,13 @@ def times(args: argparse.Namespace) -> None:
     print_table(timed(ways, args), files, {})
 
 
-def with_swin(cfg: Any) -> Any:
-    """Return a config with a Swin-T in place of its backbone."""
-    cfg = copy.deepcopy(cfg)
-    indices = cfg.model.backbone.get("out_indices", (0, 1, 2, 3))
-    channels = [SWIN_CHANNELS[i] for i in indices]
-    cfg.model.backbone = dict(type="SwinTransformer", out_indices=indices)
-    if "neck" in cfg.model:
-        cfg.model.neck.in_channels = channels
-    else:
-        cfg.model.decode_head.in_channels = channels
-        if "auxiliary_head" in cfg.model:
-            head = cfg.model.auxiliary_head
-            head.in_channels = channels[head.in_index]
-    return cfg
-
-
-def random_model(cfg: Any, image: np.ndarray) -> Any:
-    """Build a model with random weights, of a detector with a threshold that boxes pass."""
-    torch.manual_seed(0)
-    cfg.model.backbone.init_cfg = None
-    with building(cfg):
-        model = MODELS.build(cfg.model).eval()
-    randomize(model)
-    model.cfg = cfg
-    head = getattr(model, "roi_head", None) or getattr(model, "bbox_head", None)
-    if head is not None:
-        head.test_cfg.update(score_thr=0.0, max_per_img=PASS)
-        (found,) = by_host(model, image)
-        head.test_cfg.update(score_thr=float(found.pred_instances.scores.min()), max_per_img=KEPT)
-    return model
-
-
 # Both -------------------------------------------------------------------------------------------
 
 
-def by_host(model: Any, image: np.ndarray) -> Sequence[Any]:
+def by_host(model: Any, image: np.ndarray) -> Any:
     """Predict on an image (H, W, 3) by the host, its preprocessing and pasting included."""
-    size = image.shape[:2]
-    scope = model.cfg.default_scope
-    kind = getattr(import_module(f"{scope}.structures"), SAMPLES[scope])
-    sizes = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0))
     planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    return model.test_step(dict(inputs=[planes], data_samples=[kind(metainfo=sizes)]))
+    return predict(model, model.cfg.default_scope, [planes])
 
 
 def by_file(model: Runtime, image: np.ndarray) -> Any:
@@ -210,15 +167,17 @@ def timed(ways: dict[str, Callable[[], Any]], args: argparse.Namespace) -> dict[
 def print_table(
     taken: dict[str, float], files: dict[str, Runtime], found: dict[str, dict[str, float]]
 ) -> None:
-    """Print a row for each way: its figures, MB, milliseconds, and parts of onnxruntime's time."""
+    """Print a row for each way: its figures, MB, milliseconds, and parts of two others' time."""
     names = list(next(iter(found.values()), {}))
-    heads = ["", *names, "MB", "ms", "of onnxruntime float32"]
+    heads = ["", *names, "MB", "ms", "of PyTorch", "of onnxruntime float32"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    base = taken[next(name for name in files if name.endswith("onnxruntime"))]
+    runtime_name = next(name for name in files if name.endswith("onnxruntime float32"))
+    bases = [taken["PyTorch"], taken[runtime_name]]
     for way, ms in taken.items():
         figures = [f"{found[way][name]:.4g}" for name in names]
         size = f"{Path(files[way].path).stat().st_size / 1e6:.1f}" if way in files else "-"
-        print(f"| {' | '.join([way, *figures, size, f'{ms:.0f}', f'{ms / base:.2f}'])} |")
+        parts = [f"{ms / base:.2f}" for base in bases]
+        print(f"| {' | '.join([way, *figures, size, f'{ms:.0f}', *parts])} |")
 
 
 def main() -> None:

@@ -69,10 +69,11 @@ EXPORTS = (
     "detector's box by box; the model had random weights and one block in each stage. `refused`: "
     "it has no export form, as `hire-mlp export` says in a line before it begins. `fails`: the "
     "exporter or the check said no; `hire-mlp export` refuses it, too. `not tried`: the swap does "
-    "not go in the first environment. Models whose parts besides "
-    "the backbone are of the same classes share a result, and all share the backbone's. A model "
-    "that has a form, but of whose kind no file has been tried, is `available`: the check tells. "
-    "A segmentor is exported as it runs on whole images, without sliding windows."
+    "not go in the first environment. `available`: an int8 file was written and ran, but random "
+    "weights cannot tell how much it loses; [performance.md](performance.md#exported-files) has "
+    "figures of trained models. Models whose parts besides the backbone are of the same classes "
+    "share a result, and all share the backbone's. A segmentor is exported as it runs on whole "
+    "images, without sliding windows."
 )
 Row = dict[str, Any]
 

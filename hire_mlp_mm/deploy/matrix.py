@@ -1,12 +1,13 @@
 """Know which kinds of models go into a file: the table that `export` asks, in `matrix.json`.
 
 A kind is the classes of a model's parts but the backbone's, such as `FPN + RetinaHead`. For each
-kind and each sort of file the table says one of
+kind and each sort of file (`.onnx`, `.pt2`, `int8`) the table says one of
 
     validated     such a file was written, and on photographs it gave what the host gives
+    available     such a file was written and ran; random weights could not tell how good it is
     REASON        it cannot be written, and why
 
-A kind that is not in it is `available`: it has a form (see `forms`), and nobody has tried it.
+A kind that is not in it is `available`, too: it has a form (see `forms`), and was never tried.
 `dev/exports.py` fills the table, and docs/compatibility.md shows it.
 """
 
@@ -23,6 +24,7 @@ from torch import nn
 from .forms import NoFormError
 
 VALIDATED, AVAILABLE = "validated", "available"
+INT8 = "int8"  # where else the suffix of a file stands
 OUTSIDE = ("backbone", "data_preprocessor", "auxiliary_head")  # the last only learns
 
 
@@ -44,9 +46,9 @@ def check_standing(model: nn.Module, suffix: str, say: Callable[[str], object]) 
     """Raise NoFormError where the table says that a model does not go into such a file."""
     kind = kind_of(model)
     known = standing(kind, suffix)
-    if known == AVAILABLE:
+    if suffix not in table().get(kind, {}):
         say(f"no model with {kind} has been written as {suffix} before: the check will tell")
-    elif known != VALIDATED:
+    elif known not in (VALIDATED, AVAILABLE):
         raise NoFormError(f"{kind} does not go into {suffix} files: {known}")
 
 

@@ -391,28 +391,29 @@ def test_nothing_to_paste(cfg, scope):
         (classifier().model, "mmpretrain", "GlobalAveragePooling + LinearClsHead"),
     ],
 )
-@pytest.mark.parametrize("known", ["validated", "available", "fails: TypeError: sizes"])
-def test_table(cfg, scope, kind, known, monkeypatch):
+@pytest.mark.parametrize("sort", [".onnx", "int8"])
+@pytest.mark.parametrize("known", ["validated", "available", "", "fails: TypeError: sizes"])
+def test_table(cfg, scope, kind, known, sort, monkeypatch):
     """Its kinds are named by the parts of a model, and what is in it is asked before a trace."""
     said: list[str] = []
     model = built(cfg, scope)
     assert matrix.kind_of(model) == kind
-    rows = {} if known == "available" else {kind: {".onnx": known}}
+    rows = {kind: {sort: known}} if known else {}
     monkeypatch.setattr(matrix, "table", lambda: rows)
     if known.startswith("fails"):
-        line = rf"{re.escape(kind)} does not go into .onnx files: {known}"
+        line = rf"{re.escape(kind)} does not go into {sort} files: {known}"
         with pytest.raises(NoFormError, match=line):
-            matrix.check_standing(model, ".onnx", said.append)
+            matrix.check_standing(model, sort, said.append)
     else:
-        matrix.check_standing(model, ".onnx", said.append)
-    assert len(said) == (known == "available")
+        matrix.check_standing(model, sort, said.append)
+    assert len(said) == (not known)  # nobody has tried it
 
 
 def test_table_as_it_is():
     for results in matrix.table().values():
-        assert set(results) == {".onnx", ".pt2"}
+        assert set(results) == {".onnx", ".pt2", "int8"}
         for result in results.values():
-            assert result == "validated" or result.startswith("fails: ")
+            assert result in ("validated", "available") or result.startswith(("fails: ", "refused"))
 
 
 @pytest.mark.parametrize(
