@@ -1,0 +1,257 @@
+"""Do heat maps lie where a decision comes from, and receptive fields where they must?"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import receptive_fields as page
+import torch
+from PIL import Image
+from torch import nn
+
+from hire_mlp_mm import HireMLPNet
+from hire_mlp_mm.errors import UserError
+from hire_mlp_mm.explain import compare_fields, explain, receptive_fields
+from hire_mlp_mm.explain.fields import Field
+from tests.conftest import NANO
+from tests.second_floor.test_predict import (
+    CLASSES,
+    GOOD,
+    MODELS_OF,
+    SEVEN,
+    clip,  # noqa: F401
+    files_of,
+    photographs,  # noqa: F401
+    save,
+    work_dirs,  # noqa: F401
+)
+
+# Heat maps --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def explainer_of(work_dirs):  # noqa: F811
+    """Make an explainer of a task's small model, which finds something in any image."""
+    pytest.importorskip("torchcam")
+    from hire_mlp_mm.explain import Explainer
+
+    def make(task: str, **options):
+        thr = dict(score_thr=0.001) if task == "detection" else {}
+        return Explainer(work_dirs[task], **thr, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("task", MODELS_OF)
+def test_a_map_for_each_class(task, explainer_of, tmp_path):
+    image = save(tmp_path / "a.png", 3, width=120, height=72)
+    names = SEVEN[:2] if task == "classification" else CLASSES
+    many = {"model.test_cfg.rcnn.max_per_img": 100} if task == "detection" else {}
+    explainer = explainer_of(task, classes=names, cfg_options=many)
+    (found,) = explainer(image)
+    assert {heat.name for heat in found.results} <= set(names)
+    assert len(found.results) > 1
+    for heat in found.results:
+        assert heat.map.shape == found.image.shape[:2]
+        assert heat.map.min() >= 0
+        assert 0.5 < heat.map.max() <= 1
+        if task == "detection":
+            assert len(heat.boxes) == int(heat.title.split()[-2])
+        if task == "segmentation":
+            assert f"{100 * heat.area.mean():.0f}%" in heat.title
+    first, second = found.results[:2]
+    assert np.abs(first.map - second.map).max() > 0.05
+    picture = explainer.draw(found)
+    assert picture.shape[1] > (len(found.results) + 1) * found.image.shape[1]
+
+
+def test_a_classifier_explains_its_best_class(explainer_of, work_dirs, tmp_path):  # noqa: F811
+    from hire_mlp_mm import Predictor
+
+    image = save(tmp_path / "a.png", 3)
+    (found,) = explainer_of("classification")(image)
+    (said,) = Predictor(work_dirs["classification"])(image)
+    assert [heat.name for heat in found.results] == [said.results[0]["class"]]
+
+
+class Corner(nn.Module):
+    """Hand on one token of the last map, in the place of the mean over all."""
+
+    def __init__(self, y: int, x: int) -> None:
+        super().__init__()
+        self.y, self.x = y, x
+
+    def forward(self, maps):
+        return (maps[-1][:, :, self.y, self.x],)
+
+
+@pytest.mark.parametrize(("y", "x"), [(0, 0), (0, -1), (-1, 0), (-1, -1)])
+def test_the_heat_is_in_the_corner_that_decides(y, x, explainer_of, tmp_path):
+    image = save(tmp_path / "a.png", 3, width=224, height=224)
+    explainer = explainer_of("classification")
+    explainer.model.neck = Corner(y, x)
+    (found,) = explainer(image)
+    heat = found.results[0].map
+    halves = np.array([[heat[:112, :112], heat[:112, 112:]], [heat[112:, :112], heat[112:, 112:]]])
+    means = halves.mean((2, 3))
+    assert means[y, x] > 2 * (means.sum() - means[y, x]) / 3
+
+
+def test_what_is_cropped_off_stays_cold(explainer_of, tmp_path):
+    image = save(tmp_path / "a.png", 3, width=400, height=100)
+    (found,) = explainer_of("classification")(image)
+    heat = found.results[0].map
+    seen = 100 * 224 / 256  # of the middle
+    cold = int(200 - seen / 2) - 2
+    assert heat[:, :cold].max() == heat[:, -cold:].max() == 0
+    assert heat[:, cold:-cold].max() > 0.5
+
+
+def test_the_neck_of_a_detector_decides(explainer_of, tmp_path):
+    """A level that is put out has no part in a map."""
+    image = save(tmp_path / "a.png", 3, width=128, height=128)
+    explainer = explainer_of("detection")
+    (found,) = explainer(image)
+    convs = explainer.model.neck.fpn_convs
+    for conv in convs:
+        nn.init.zeros_(conv.conv.weight)
+        nn.init.zeros_(conv.conv.bias)
+    (blind,) = explainer(image)
+    assert max(heat.map.max() for heat in found.results) > 0.5
+    assert all(heat.map.max() == 0 for heat in blind.results)
+
+
+def test_pictures_in_a_new_folder(work_dirs, photographs, tmp_path):  # noqa: F811
+    pytest.importorskip("torchcam")
+    lines: list[str] = []
+    out = tmp_path / "out"
+    done = explain(work_dirs["segmentation"], photographs, out, say=lines.append)
+    assert (done.images, len(done.faults)) == (4, 1)
+    assert files_of(out) == sorted(f"pictures/{name}" for name in GOOD)
+    size = Image.open(out / "pictures/a.png").size
+    assert size[0] > size[1] > 64
+    with pytest.raises(UserError, match="is not empty; name a new folder"):
+        explain(work_dirs["segmentation"], photographs, out)
+
+
+def test_what_cannot_be_explained(work_dirs, clip, tmp_path, monkeypatch):  # noqa: F811
+    image, out = save(tmp_path / "a.png"), tmp_path / "out"
+    with pytest.raises(UserError, match="is a video; expected images"):
+        explain(work_dirs["detection"], clip, out)
+    with pytest.raises(UserError, match="is exported and has no gradients; name the checkpoint"):
+        explain("a.onnx", image, out)
+    with pytest.raises(UserError, match=r"no class 'circl'; near it: circle"):
+        explain(work_dirs["detection"], image, out, classes=["circl"])
+    monkeypatch.delitem(sys.modules, "torchcam.methods", raising=False)
+    monkeypatch.setitem(sys.modules, "torchcam", None)
+    with pytest.raises(UserError, match=r"torchcam is not installed.*pip install torchcam"):
+        explain(work_dirs["detection"], image, out)
+    assert not out.exists()
+
+
+def test_a_model_without_gradients(explainer_of, tmp_path):
+    explainer = explainer_of("classification")
+    forward = explainer.model.head.forward
+    explainer.model.head.forward = torch.no_grad()(forward)
+    with pytest.raises(UserError, match="cannot be explained by LayerCAM: its scores have no grad"):
+        list(explainer(save(tmp_path / "a.png")))
+
+
+# Receptive fields -------------------------------------------------------------------------------
+
+
+def rows_and_columns(field) -> tuple[list[int], list[int]]:
+    """The rows and the columns of the pixels that move a token at all."""
+    return tuple(np.flatnonzero(field.values.any(axis=axis)).tolist() for axis in (1, 0))
+
+
+def images(number: int = 3, size: tuple[int, int] = (64, 64)):
+    return [torch.randn(3, *size) for _ in range(number)]
+
+
+class Maps(nn.Sequential):
+    """A network of one map."""
+
+    def forward(self, x):
+        return (super().forward(x),)
+
+
+@pytest.mark.parametrize(
+    ("layers", "stride", "pixels"),
+    [
+        ([nn.Conv2d(3, 4, 4, 4)], 4, range(32, 36)),
+        ([nn.Conv2d(3, 4, 3, 1, 1)], 1, range(31, 34)),
+        # A token of the second covers 3 of the first, which are 2 pixels apart.
+        ([nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)], 4, range(29, 36)),
+    ],
+)
+def test_the_field_of_convolutions(layers, stride, pixels):
+    (field,) = receptive_fields(Maps(*layers), images())
+    assert field.stride == stride
+    assert rows_and_columns(field) == (list(pixels), list(pixels))
+    assert field.values.sum() == pytest.approx(1)
+    assert len(pixels) <= field.side(1) < 2 * len(pixels)
+
+
+def test_the_square_that_holds_a_share():
+    values = np.zeros((64, 64))
+    values[18:23, 28:33] = 0.5 / 24
+    values[20, 30] = 0.5
+    field = Field(4, values)
+    assert field.centre == (20, 30)
+    assert (field.side(0.5), field.side(0.6), field.side(0.9), field.side(1)) == (1, 3, 5, 5)
+
+
+def test_the_field_is_the_gradient():
+    """Of a layer without weights to mix: each pixel of the token counts as much as its weight."""
+    conv = nn.Conv2d(3, 1, 2, 2)
+    with torch.no_grad():
+        conv.weight[:] = torch.tensor([[1.0, 2.0], [-3.0, 4.0]])
+    (field,) = receptive_fields(Maps(conv), images(size=(8, 8)))
+    np.testing.assert_allclose(field.values[4:6, 4:6], [[0.1, 0.2], [0.3, 0.4]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_the_cross_of_a_block(held):
+    """One block sees a row and a column of tokens, and by its gate's mean all of the image."""
+    net = HireMLPNet(NANO).eval()
+    if held:
+        page.hold_gates(net)
+    (field,) = receptive_fields(page.Blocks(net, 0, [0]), images())
+    assert field.stride == 4
+    across, down, aslant = (field.values[at] for at in ((34, 46), (46, 34), (46, 46)))
+    assert min(across, down) > 10 * aslant
+    assert (aslant == 0) == held
+    assert (field.values[34, 2] == 0) == held  # far off, in the same row
+    assert field.values.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("net", "number", "line"),
+    [
+        (Maps(nn.Conv2d(3, 4, 1)), 0, "no image to measure a receptive field with"),
+        (Maps(nn.Conv2d(3, 4, 1), nn.Threshold(1e9, 0)), 1, "a token at the centre moves with no"),
+    ],
+)
+def test_no_field(net, number, line):
+    with pytest.raises(UserError, match=line):
+        receptive_fields(net, images(number))
+
+
+def test_fields_side_by_side(work_dirs, photographs, tmp_path):  # noqa: F811
+    lines: list[str] = []
+    out = tmp_path / "out"
+    inputs = [photographs / "a.png", photographs / "b.jpg"]
+    others = [str(work_dirs["segmentation"])]
+    found = compare_fields(work_dirs["detection"], inputs, out, against=others, say=lines.append)
+    assert list(found) == ["detection", "segmentation"]
+    assert [one.stride for one in found["segmentation"]] == [4, 8, 16, 32]
+    assert files_of(out) == ["fields.csv", "fields.png"]
+    rows = (out / "fields.csv").read_text().splitlines()
+    assert rows[0] == "network,stride,half,90%"
+    assert len(rows) == len(lines) + 1 == 9
+    assert lines[0].startswith("detection, stride 4: half within ")
+    with pytest.raises(UserError, match=r"--against swim-t: expected .* swin-t"):
+        compare_fields(work_dirs["detection"], inputs, tmp_path / "no", against=["swim-t"])
