@@ -17,7 +17,7 @@ SETUP = $(PYTHON) dev/setup_env.py --venv $(VENV) --lock $(LOCK) \
 	--min-free-gb $(MIN_FREE_GB) $(if $(filter file,$(origin PYTHON)),,--exact)
 
 .DEFAULT_GOAL := help
-.PHONY: help env lock demo test test-slow test-onedl test-torch-min fuzz chaos chaos-hosts soak lint format tables tutorial build clean
+.PHONY: help env lock demo test test-slow test-onedl test-torch-min test-hosts test-gpu bench-gpu wheels docs fuzz chaos chaos-hosts soak lint format tables tutorial build clean
 
 help: ## list the targets
 	@echo 'make [PYTHON=python3.11] [VENV=.venv] TARGET'
@@ -35,6 +35,8 @@ lock: $(BIN)/uv ## pin again what requirements/*.in ask for (ARGS=--upgrade take
 	$(COMPILE) --output-file requirements/lock-onedl.txt requirements/onedl.in
 	$(COMPILE) --output-file requirements/lock-torch-min.txt \
 		--override requirements/torch-min.txt requirements/openmmlab.in requirements/tests.in
+	$(COMPILE) --output-file requirements/lock-hosts.txt \
+		--override requirements/hosts-overrides.txt requirements/hosts.in
 
 $(BIN)/uv:
 	@$(SETUP)
@@ -54,8 +56,24 @@ test-onedl: ## run the tests on the maintained fork of OpenMMLab, in .venv-onedl
 test-torch-min: ## run the tests on the oldest torch that is claimed, in .venv-torch-min
 	$(MAKE) test test-slow VENV=.venv-torch-min LOCK=requirements/lock-torch-min.txt
 
+test-hosts: ## try MMPose and OpenMMLab's other hosts, in .venv-hosts
+	$(MAKE) env VENV=.venv-hosts LOCK=requirements/lock-hosts.txt
+	.venv-hosts/bin/python -m pytest tests/hosts $(ARGS)
+
+test-gpu: env ## ask of a GPU what only a GPU can show (ARGS=--rehearse: of the CPU)
+	$(BIN)/python dev/gpu.py test $(ARGS)
+
+bench-gpu: env ## measure on a GPU, beside other backbones
+	$(BIN)/python dev/gpu.py bench $(ARGS)
+
+wheels: env ## gather what a GPU machine without an index needs (ARGS='--python 3.12 --has numpy')
+	$(BIN)/python dev/gpu.py wheels $(ARGS)
+
 tutorial: env ## run docs/tutorial.md, and write docs/tutorial.ipynb with what it printed
 	$(BIN)/python dev/tutorial.py $(ARGS)
+
+docs: env ## build the site in build/site (ARGS=serve: show it, and follow what is edited)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build)
 
 fuzz: env ## read 10,000 odd weight files of each kind, and one with 3 GB of junk
 	FUZZ_EXAMPLES=10000 JUNK_TENSORS=800 $(BIN)/python -m pytest tests/ground_floor/test_fuzz_weights.py \

@@ -227,6 +227,8 @@ def try_backbone() -> dict[str, str]:
 
 def compare(run: formats.Runner, model: Any, folder: Path) -> None:
     """Compare a file of a segmentor or classifier with the host's predictions for photographs."""
+    if (getattr(model, "test_cfg", None) or {}).get("mode") == "slide":
+        model.test_cfg.mode = "whole"  # as the file takes images
     for path, image in images_of(folder):
         loaded = torch.from_numpy(cv2.resize(image, (224, 224))).permute(2, 0, 1)
         given = model.data_preprocessor(dict(inputs=[loaded]))["inputs"]

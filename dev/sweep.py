@@ -70,11 +70,12 @@ EXPORTS = (
     "it has no export form, as `hire-mlp export` says in a line before it begins. `fails`: the "
     "exporter or the check said no; `hire-mlp export` refuses it, too. `not tried`: the swap does "
     "not go in the first environment. `available`: an int8 file was written and ran, but random "
-    "weights cannot tell how much it loses; [performance.md](performance.md#exported-files) has "
+    "weights cannot tell how much it loses; [Performance](performance.md#exported-files) has "
     "figures of trained models. Models whose parts besides the backbone are of the same classes "
     "share a result, and all share the backbone's. A segmentor is exported as it runs on whole "
     "images, without sliding windows."
 )
+OTHERS = "\n## Other hosts\n"  # begins the part of the page that is written by hand
 Row = dict[str, Any]
 
 
@@ -103,7 +104,8 @@ def main() -> None:
             print(json.dumps(row), file=file, flush=True)
             print(f"[{i}/{len(missing)}] {row['config']}: {row['status']}", flush=True)
     rows = [row for name in wanted for row in rows if row["config"] == name]
-    out.write_text(table(rows))
+    _, heading, by_hand = (out.read_text() if out.exists() else "").partition(OTHERS)
+    out.write_text(table(rows) + heading + by_hand)
     print(f"wrote {out}")
 
 

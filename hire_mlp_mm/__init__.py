@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import checkpoint, configure, deploy, engine, fuse, lean, mmcv_ops, weights
     from .backbone import HireMLP
-    from .checkpoint import load_weights
+    from .checkpoint import from_pretrained, load_weights
     from .hire_mlp import HireMLPNet
     from .layer_decay import LayerDecayOptimWrapperConstructor
     from .prediction import Predictor, predict
@@ -33,6 +33,7 @@ __all__ = [
     "configure",
     "deploy",
     "engine",
+    "from_pretrained",
     "fuse",
     "lean",
     "load_weights",
@@ -42,7 +43,12 @@ __all__ = [
 ]
 
 # Where each name is; those of OpenMMLab need mmengine. `predict` needs it for checkpoints alone.
-PLAIN = {"HireMLPNet": "hire_mlp", "load_weights": "checkpoint", "predict": "prediction"}
+PLAIN = {
+    "HireMLPNet": "hire_mlp",
+    "from_pretrained": "checkpoint",
+    "load_weights": "checkpoint",
+    "predict": "prediction",
+}
 FLOORS = ("configure", "deploy", "engine")  # that stand on OpenMMLab
 OPENMMLAB = {
     "HireMLP": "backbone",

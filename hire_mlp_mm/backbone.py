@@ -87,7 +87,7 @@ class HireMLP(HireMLPNet, BaseModule):
     Raises:
         ValueError: an argument out of its range.
 
-    Example:
+    Examples:
         >>> model = HireMLP(arch='small', init_cfg=dict(type='Pretrained',
         ...                                             checkpoint='hire-mlp://small'))
         >>> model.init_weights()

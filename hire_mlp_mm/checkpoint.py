@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 # Others import some of these names from here.
 from .errors import CheckpointError as CheckpointError
 from .errors import short
+from .hire_mlp import HireMLPNet
 from .names import StateDict as StateDict
 from .names import convert_state_dict as convert_state_dict
 from .names import layout, sizes
@@ -92,6 +94,25 @@ def load_weights(net: nn.Module, source: str | os.PathLike[str], prefix: str = "
     match = match_state_dict(given, net.state_dict(), locate(str(source))[0])
     net.load_state_dict(match.tensors, strict=False)  # `match` has been stricter
     return match
+
+
+def from_pretrained(source: str | os.PathLike[str], prefix: str = "", **options: Any) -> HireMLPNet:
+    """Build a network in the depths and dims of a weight file, and load the file strictly.
+
+    A file does not show how far its network shifts: one of other shifts than the paper's needs
+    `HireMLPNet` with an `arch` of its own, and `load_weights`.
+
+    Args:
+        source, prefix: as for `load_weights`, with its errors.
+        options: of `HireMLPNet`, such as `out_indices`.
+    """
+    stages = layout(read_backbone(source, prefix))
+    if not stages:
+        raise CheckpointError(f"{source}: holds no block of a Hire-MLP; give a whole weight file")
+    depths, dims = zip(*stages, strict=True)
+    net = HireMLPNet(dict(depths=depths, dims=dims), **options)
+    load_weights(net, source, prefix)
+    return net
 
 
 def read_mapped(location: str, ema: bool, sha256: str | None) -> StateDict:

@@ -16,7 +16,6 @@ is exact (docs/performance.md has what each part gains):
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -37,8 +36,9 @@ def fuse(model: nn.Module) -> nn.Module:
     """Make the exact inference form of a network, or of a model that holds one or several.
 
     The result equals `model.eval()` up to rounding, for images of any size. It stays in evaluation
-    mode and needs no gradients. It runs in the type of its weights (`.bfloat16()`, `.half()`),
-    autocast or not; outputs have the type and the memory format of the image.
+    mode and needs no gradients. It runs in the type of its weights (`.bfloat16()`, `.half()`), and
+    outputs have the type of the image; under autocast both are autocast's type, as they are without
+    this form (see `FusedHireMLP.in_type`). Outputs have the memory format of the image.
 
     Args:
         model: a `HireMLP`, or a detector, segmentor or classifier with such backbones.
@@ -383,10 +383,13 @@ class FusedHireMLP(nn.Module):
 
     Attributes:
         arch, out_indices, out_channels, strides: as in `HireMLPNet`.
+        copies: this network in other types, for autocast.
     """
 
     def __init__(self, network: Any) -> None:
         super().__init__()
+        self.copies: dict[tuple[torch.dtype, torch.device], FusedHireMLP] = {}
+        self.register_load_state_dict_post_hook(forget_copies)
         self.arch, self.out_indices = network.arch, network.out_indices
         self.out_channels, self.strides = network.out_channels, network.strides
         self.stem = fuse_conv(network.stem)
@@ -406,15 +409,44 @@ class FusedHireMLP(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the pyramid of an image batch; see `HireMLPNet.forward`."""
-        image, device = ops.check_image(x, self.stem.proj.in_channels), x.device.type
-        autocast = torch.is_autocast_enabled(device)
-        with torch.autocast(device, enabled=False) if autocast else nullcontext():
-            x = image.to(self.stem.proj.weight.dtype)
-            x = self.stem(x.contiguous(memory_format=torch.channels_last))
-            outputs = []
-            for i, stage in enumerate(self.stages):
-                x = stage(x)
-                if i in self.out_indices:
-                    out = getattr(self, f"norm{i}")(x).to(image.dtype)
-                    outputs.append(ops.lay_out_like(out, image))
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return self.pyramid(x, x.dtype)
+        dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
+            return self.in_type(dtype).pyramid(x, dtype)
+
+    def pyramid(self, image: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Compute the pyramid in the type of the weights; return it in `dtype`."""
+        x = ops.check_image(image, self.stem.proj.in_channels).to(self.stem.proj.weight.dtype)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        outputs = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i in self.out_indices:
+                out = getattr(self, f"norm{i}")(x).to(dtype)
+                outputs.append(ops.lay_out_like(out, image))
         return tuple(outputs)
+
+    def in_type(self, dtype: torch.dtype) -> FusedHireMLP:
+        """Return this network with weights in `dtype`: itself, or a copy that is kept.
+
+        The copy is made when it is first asked for, which costs the memory of its weights; that of
+        the others is saved by `.to(dtype)`. It is made anew after `load_state_dict` and on another
+        device, and is neither saved nor copied along. Weights changed in place it does not see.
+        """
+        weight = self.stem.proj.weight
+        if dtype == weight.dtype:
+            return self
+        key = dtype, weight.device
+        if key not in self.copies:
+            self.copies[key] = copy.deepcopy(self).to(dtype)
+        return self.copies[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "copies": {}}
+
+
+def forget_copies(network: FusedHireMLP, _: Any) -> None:
+    """Drop the copies in other types, of weights that are no more."""
+    network.copies.clear()

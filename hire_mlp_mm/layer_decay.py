@@ -54,7 +54,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         ValueError: `decay_rate` or `lr` is missing or out of range, an option is unknown, or (when
             called with a model) no part of the model has `get_layer_depth`.
 
-    Example:
+    Examples:
         >>> optim_wrapper = dict(
         ...     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
         ...     constructor='hire_mlp_mm.LayerDecayOptimWrapperConstructor',

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from . import roi_align
 from .deform_ops import DEFORM_OPS, at_least_float
 from .errors import UserError
 
@@ -61,9 +62,6 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return kernel(boxes, scores.to(boxes.dtype), iou_threshold)
 
 
-ROI_OPTIONS = ("spatial_scale", "sampling_ratio", "aligned")
-
-
 def roi_align_forward(
     features: Tensor, rois: Tensor, output: Tensor, *argmax: Tensor, **options: Any
 ) -> None:
@@ -76,10 +74,15 @@ def roi_align_forward(
         missing_op("roi_align with pool_mode='max'")
     import torchvision  # noqa: F401  registers its kernels
 
-    scale, ratio, aligned = (options[name] for name in ROI_OPTIONS)
     x = at_least_float(features)
-    args = (x, rois.to(x.dtype), scale, *output.shape[2:], ratio, aligned)
-    output.copy_(torch.ops.torchvision.roi_align(*args))
+    rois, size = rois.to(x.dtype), output.shape[2:]
+    scale, ratio, aligned = (options[n] for n in ("spatial_scale", "sampling_ratio", "aligned"))
+    bins, others = roi_align.split(x, rois, scale, size, ratio, aligned)
+    if bins is not None:
+        roi_align.align(x, bins, output)
+    if others.any():
+        kernel = torch.ops.torchvision.roi_align
+        output[others] = kernel(x, rois[others], scale, *size, ratio, aligned).to(output.dtype)
 
 
 def roi_align_backward(
@@ -88,11 +91,16 @@ def roi_align_backward(
     """Write the gradient of `roi_align_forward` with respect to its features."""
     import torchvision  # noqa: F401  registers its kernels
 
-    scale, ratio, aligned = (options[name] for name in ROI_OPTIONS)
     grad, grad_features = at_least_float(grad_output), argmax_and_grad[-1]
-    sizes = (*grad.shape[2:], *grad_features.shape)
-    args = (grad, rois.to(grad.dtype), scale, *sizes, ratio, aligned)
-    grad_features.copy_(torch.ops.torchvision._roi_align_backward(*args))
+    rois, size = rois.to(grad.dtype), grad.shape[2:]
+    scale, ratio, aligned = (options[n] for n in ("spatial_scale", "sampling_ratio", "aligned"))
+    bins, others = roi_align.split(grad_features, rois, scale, size, ratio, aligned)
+    if others.any():
+        kernel = torch.ops.torchvision._roi_align_backward
+        sizes = (*size, *grad_features.shape)
+        grad_features.copy_(kernel(grad[others], rois[others], scale, *sizes, ratio, aligned))
+    if bins is not None:
+        roi_align.add_gradient(grad, bins, grad_features)
 
 
 OPS: dict[str, Callable[..., object]] = {

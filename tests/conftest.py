@@ -12,6 +12,7 @@ import runpy
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,19 @@ import pytest
 import torch
 import torch._dynamo
 
-import hire_mlp_mm.mmcv_ops  # noqa: F401  before any test imports mmdet
+with suppress(ModuleNotFoundError):  # where there is torch alone, as for some tests in tests/gpu
+    import hire_mlp_mm.mmcv_ops  # noqa: F401  before any test imports mmdet
 
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("tests.reference")  # it asks, too
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "dev")]
 
 NANO = dict(
     depths=(1, 2, 4, 2), dims=(8, 12, 16, 20), region_sizes=(4, 3, 3, 2), shift_periods=(2, 2, 3, 2)
 )
+SHALLOW = dict(depths=(2,), dims=(16,), region_sizes=(4,), shift_periods=(2,), shift_steps=(2,),
+               mlp_ratios=(4,))  # fmt: skip
 
 
 # Of a process that imports a host: mmdet and mmseg cannot be imported on mmcv-lite alone, and the

@@ -6,7 +6,16 @@ print(table(measure(["plain", "fused", "reference"], settings), settings))
 """
 
 from .candidates import PEERS, Candidate, Settings
-from .report import setting, table, table_of_kinds
+from .report import setting, table, table_of_kinds, table_of_parts
 from .runs import measure
 
-__all__ = ["PEERS", "Candidate", "Settings", "measure", "setting", "table", "table_of_kinds"]
+__all__ = [
+    "PEERS",
+    "Candidate",
+    "Settings",
+    "measure",
+    "setting",
+    "table",
+    "table_of_kinds",
+    "table_of_parts",
+]

@@ -15,16 +15,21 @@ from torch.profiler import ProfilerActivity, profile
 # Parts of the names of operations. What several lines have belongs to the first.
 KINDS = {
     "gradients of convolutions": ("convolution_backward", "mm_backward"),
-    "convolutions, matrix products": ("_convolution", "aten::addmm", "aten::mm", "aten::bmm"),
+    "convolutions, matrix products": (
+        *("_convolution", "aten::addmm", "aten::mm", "aten::bmm"),
+        *("aten::baddbmm", "_linear_pointwise"),
+    ),
     "norms, their gradients": ("batch_norm", "layer_norm"),
     "GELU, ReLU, their gradients": ("gelu", "aten::relu", "threshold_backward"),
-    "copies": ("aten::copy_", "aten::cat", "aten::fill_"),
+    "copies": ("aten::copy_", "aten::cat", "aten::fill_", "aten::roll", "aten::index_select"),
     "sums and products": ("aten::add", "aten::mul", "aten::sum", "aten::div", "aten::mean"),
     "all else": ("",),
 }
 PROFILED = 5  # runs
 # Writing 5 here makes Linux forget the process's highest memory.
 RESET = Path("/proc/self/clear_refs")
+# Options of glibc's mallopt.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def timed(work: Callable[[], object], where: Tensor) -> float:
@@ -74,29 +79,53 @@ def kept_bytes(model: nn.Module, image: Tensor) -> int:
     return sum(kept.values())
 
 
-def peak_bytes(work: Callable[[], None], where: Tensor) -> int:
-    """Count the bytes at the highest point of some work, beyond those that were taken before.
+def peak_bytes(work: Callable[[], None], where: Tensor, before: int | None = None) -> int:
+    """Count the bytes at the highest point of some work, beyond `before`.
 
-    On a GPU these are torch's; on a CPU the process's, which Linux alone tells: 0 elsewhere. An
-    allocator keeps what is freed there, so that the first run tells most.
+    On a GPU these are torch's; on a CPU the process's, which Linux alone tells: 0 elsewhere. By
+    itself glibc keeps much of what is freed, and the gaps in it: a third more, in a training.
+
+    Args:
+        work: is done once.
+        where: a tensor on the device of the work.
+        before: as `start_peak` has counted it; None for what is taken when the work begins.
+    """
+    taken = start_peak(where)
+    work()
+    allocate(apart=False)
+    top = torch.cuda.max_memory_allocated(where.device) if where.is_cuda else resident_peak()
+    return top - (taken if before is None else before)
+
+
+def allocate(apart: bool) -> None:
+    """Have glibc return large pieces of memory at once, or keep them as it does in a long run."""
+    option = getattr(ctypes.CDLL(None), "mallopt", None) if RESET.exists() else None
+    if option:
+        option(M_MMAP_THRESHOLD, 2**20 if apart else 2**25)  # where its own adjustment ends
+        option(M_TRIM_THRESHOLD, 2**26)
+
+
+def start_peak(where: Tensor) -> int:
+    """Count the bytes that are taken now, and forget that there ever were more.
+
+    Until `peak_bytes` is done, what is freed is returned at once, where that pays.
     """
     if where.is_cuda:
         torch.cuda.reset_peak_memory_stats(where.device)
-        before = torch.cuda.memory_allocated(where.device)
-        work()
-        return torch.cuda.max_memory_allocated(where.device) - before
+        return torch.cuda.memory_allocated(where.device)
     if not RESET.exists():
         return 0
+    allocate(apart=True)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:  # glibc's: hand back what is free, or it would hide what is taken now
         trim(0)
     RESET.write_text("5")
-    before = resident_peak()
-    work()
-    return resident_peak() - before
+    return resident_peak()
 
 
 def resident_peak() -> int:
-    """Count the most bytes that this process held since `RESET`."""
+    """Count the most bytes that this process held since `RESET`; 0 where that cannot be told."""
+    if not RESET.exists():
+        return 0
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024

@@ -17,6 +17,7 @@ def setting(settings: Settings) -> dict[str, Any]:
     """List the settings and the machine, on which the figures depend."""
     gpu = torch.cuda.get_device_name() if settings.device.startswith("cuda") else None
     return dict(
+        **(dict(model=settings.config) if settings.config else {}),
         size="{}x{}".format(*settings.size),
         batch=settings.batch,
         mode="training step" if settings.train else "inference",
@@ -38,15 +39,22 @@ def cpu_name() -> str:
 
 
 def table(candidates: Sequence[Figures], settings: Settings) -> str:
-    """Write the figures as a table; ratios are to the reference, or to the last candidate."""
-    base = next((c for c in candidates if c.name == "reference"), candidates[-1])
-    rows = [["network", "type", "params", "MACs", "median", "10 % to 90 %", f"of {base.name}"]]
-    rows[0] += ["of limit", "peak", "kept"]
+    """Write the figures as a table, with their ratios to those of a base.
+
+    That is the reference, or of whole models the plain one, in float32 where that was measured; or
+    else the last candidate.
+    """
+    name = "reference" if settings.config is None else "plain"
+    bases = [c for c in candidates if c.name == name] or candidates[-1:]
+    base = min(bases, key=lambda c: c.dtype != "float32")
+    rows = [["network", "type", "params", "MACs", "median", "10 % to 90 %", "images/s"]]
+    rows[0] += [f"of {base.name}", "of limit", "peak", "kept"]
     for c in candidates:
         ordered = sorted(c.times)
         low, high = ordered[len(ordered) // 10], ordered[-1 - len(ordered) // 10]
         row = [c.name, c.dtype, f"{c.params / 1e6:.1f} M", f"{c.macs / 1e9:.1f} G"]
-        row += [f"{c.median:.0f} ms", f"{low:.0f} to {high:.0f} ms"]
+        row += [f"{short(c.median)} ms", f"{short(low)} to {short(high)} ms"]
+        row += [short(settings.batch / c.median * 1e3)]
         row += [f"{c.median / base.median:.2f}", f"{c.median / c.limit:.2f}"]
         row += [f"{c.peak / 1e6:.0f} MB" if c.peak else "-"]
         row += [f"{c.kept / 1e6:.1f} MB" if c.kept else "-"]
@@ -57,9 +65,29 @@ def table(candidates: Sequence[Figures], settings: Settings) -> str:
 
 def table_of_kinds(candidates: Sequence[Figures]) -> str:
     """Write the milliseconds of each kind of operation as a table."""
-    rows = [["operations", *(c.name for c in candidates)]]
-    rows += [[kind, *(f"{c.kinds[kind]:.0f} ms" for c in candidates)] for kind in KINDS]
+    rows = [["operations", *map(full_name, candidates)]]
+    rows += [[kind, *(f"{short(c.kinds[kind])} ms" for c in candidates)] for kind in KINDS]
     return f"\n{markdown(rows)}"
+
+
+def table_of_parts(candidates: Sequence[Figures]) -> str:
+    """Write the milliseconds of each part of whole models, and its share, as a table."""
+    rows = [["part", *map(full_name, candidates)]]
+    for part in dict.fromkeys(part for c in candidates for part in c.parts):
+        spent = [(c.parts.get(part, 0.0), sum(c.parts.values())) for c in candidates]
+        rows.append([part, *(f"{short(ms)} ms, {ms / total:.0%}" for ms, total in spent)])
+    return f"\n{markdown(rows)}"
+
+
+def full_name(candidate: Figures) -> str:
+    """Return a candidate's name with its type."""
+    kind = candidate.dtype
+    return candidate.name if kind == "float32" else f"{candidate.name} {kind}"
+
+
+def short(figure: float) -> str:
+    """Write a figure with three digits, or as an integer."""
+    return f"{figure:.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

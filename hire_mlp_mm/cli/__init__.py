@@ -24,7 +24,9 @@ import hire_mlp_mm
 from ..errors import UserError
 
 PROG = "hire-mlp"
-VERBS = ("data", "train", "test", "predict", "swap", "export", "convert", "bench", "doctor")
+VERBS = (
+    "data", "train", "test", "predict", "explain", "swap", "export", "convert", "bench", "doctor",
+)  # fmt: skip
 ABOUT = """\
 {prog} {version}: the Hire-MLP backbone for MMDetection, MMSegmentation and MMPretrain
 

@@ -84,8 +84,7 @@ def main(args: argparse.Namespace) -> None:
             say=say,
         )
     except CheckError as error:
-        cure = "; add --fuse, or write ONNX" if args.out.endswith(".pt2") and not args.fuse else ""
-        raise OutcomeError(f"{args.out} not written: {error}{cure}") from error
+        raise OutcomeError(f"{args.out} not written: {error}") from error
     program = "onnxruntime" if done.path.suffix == ".onnx" else "the file"
     ours, theirs = done.milliseconds or (0, 0)
     say(

@@ -62,6 +62,21 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
+def add_amp_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--amp` and `--amp-dtype`."""
+    add = parser.add_argument
+    add("--amp", action="store_true", help="automatic mixed precision in the whole model")
+    default = "bfloat16 on a CPU, float16 on a GPU"
+    add("--amp-dtype", choices=["bfloat16", "float16"], help=f"type of --amp (default: {default})")
+
+
+def amp_dtype(args: argparse.Namespace) -> str | None:
+    """Return the type that `--amp` asks for, `auto` if none is named; None without it."""
+    if args.amp_dtype and not args.amp:
+        raise UserError(f"--amp-dtype {args.amp_dtype}: expected --amp, too")
+    return (args.amp_dtype or "auto") if args.amp else None
+
+
 def config_of(args: argparse.Namespace) -> Any:
     """Load the config that `add_run_options` names, with the options merged in."""
     from ..engine import load_config

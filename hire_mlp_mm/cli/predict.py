@@ -25,7 +25,7 @@ from typing import Any
 
 from ..errors import UserError
 from . import OutcomeError
-from .options import add_cfg_options, names_in
+from .options import add_amp_options, add_cfg_options, amp_dtype, names_in
 
 HELP = "predict on images, folders and videos: pictures, and results as files"
 
@@ -48,9 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=1, metavar="N", help=same)
     add("--device", help="such as cpu or cuda:0 (default: the GPU, if there is one)")
     add("--fuse", action="store_true", help="use the exact inference form")
-    mixed = "use automatic mixed precision in the whole model"
-    add("--dtype", choices=["bfloat16", "float16"], help=mixed)
-    runs = "of an .onnx file: onnxruntime (default), or openvino, also in --dtype bfloat16"
+    add_amp_options(parser)
+    runs = "of an .onnx file: onnxruntime (default), or openvino, also with --amp"
     add("--engine", choices=["onnxruntime", "openvino"], help=runs)
     add("--no-pictures", action="store_true", help="write the results for machines alone")
     add_cfg_options(parser, "model.test_cfg.score_thr=0.1")
@@ -68,14 +67,8 @@ def main(args: argparse.Namespace) -> None:
     from ..prediction import predict
 
     be_quiet(args)
-    if args.checkpoint.endswith(".py"):
-        raise UserError(
-            f"{args.checkpoint} is a config; expected the checkpoint, or the work dir of a "
-            "training, before it"
-        )
+    dtype = amp_dtype(args)
     config, inputs = split_config(args)
-    if not inputs:
-        raise UserError(f"no images after the config {config}; name files, folders or videos")
     done = predict(
         args.checkpoint,
         inputs,
@@ -89,10 +82,15 @@ def main(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         device=args.device,
         fused=args.fuse,
-        dtype=args.dtype,
+        dtype=dtype,
         engine=args.engine,
         cfg_options=args.cfg_options,
     )
+    tell(done)
+
+
+def tell(done: Any) -> None:
+    """Say what came of a prediction, or raise OutcomeError where some images failed."""
     total = done.images + len(done.faults)
     speed = done.images / max(done.seconds, 1e-9)
     word = "image" if done.images == 1 else "images"
@@ -121,17 +119,30 @@ def be_quiet(args: argparse.Namespace) -> None:
 
 
 def split_config(args: argparse.Namespace) -> tuple[str | None, list[str]]:
-    """Tell the config, if the first of the inputs is one, from the others."""
+    """Tell the config, if the first of the inputs is one, from the images; or raise UserError."""
+    if args.checkpoint.endswith(".py"):
+        raise UserError(
+            f"{args.checkpoint} is a config; expected the checkpoint, or the work dir of a "
+            "training, before it"
+        )
     first, *others = args.inputs
-    if first.endswith(".py") or "::" in first:
-        return first, others
-    if needs_openmmlab(args) and not os.path.exists(first):
+    if not is_config(first, needs_openmmlab(args)):
+        return None, args.inputs
+    if not others:
+        raise UserError(f"no images after the config {first}; name files, folders or videos")
+    return first, others
+
+
+def is_config(word: str, may_be_recipe: bool) -> bool:
+    """Tell whether a word names a config, and no image."""
+    if word.endswith(".py") or "::" in word:
+        return True
+    if may_be_recipe and not os.path.exists(word):
         from ..engine.config import find_config
 
         with contextlib.suppress(UserError):
-            if find_config(first):
-                return first, others
-    return None, args.inputs
+            return bool(find_config(word))
+    return False
 
 
 def say(line: str) -> None:

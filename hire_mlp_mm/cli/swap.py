@@ -1,4 +1,4 @@
-"""Put HireMLP into an existing config of MMDetection, MMSegmentation or MMPretrain.
+"""Put HireMLP into an existing config of MMDetection, MMSegmentation, MMPretrain or MMPose.
 
     hire-mlp swap mmdet::retinanet/retinanet_r50_fpn_1x_coco.py --arch small
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "put HireMLP into a config of MMDetection, MMSegmentation or MMPretrain"
+HELP = "put HireMLP into a config of MMDetection, MMSegmentation, MMPretrain or MMPose"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,14 +3,14 @@
 hire-mlp test cascade_mask_rcnn_hire_s_coco CHECKPOINT
 hire-mlp test upernet_hire_s_ade20k CHECKPOINT --tta     # multi-scale mIoU
 hire-mlp test CONFIG CHECKPOINT --fuse    # same figures, faster: BatchNorm folded
-hire-mlp test CONFIG CHECKPOINT --fuse --backbone-dtype bfloat16
+hire-mlp test CONFIG CHECKPOINT --fuse --amp --channels-last
 """
 
 from __future__ import annotations
 
 import argparse
 
-from .options import add_run_options, config_of
+from .options import add_amp_options, add_run_options, amp_dtype, config_of
 
 HELP = "evaluate a checkpoint: AP, mIoU or accuracy"
 
@@ -25,8 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--show-dir", metavar="DIR", help="draw the predictions into a folder")
     add("--tta", action="store_true", help="test-time augmentation of the config")
     add("--fuse", action="store_true", help="test the exact inference form")
-    dtypes = ["bfloat16", "float16"]
-    add("--backbone-dtype", choices=dtypes, help="type that the backbone computes in")
+    add_amp_options(parser)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -34,6 +33,7 @@ def main(args: argparse.Namespace) -> None:
     from ..engine import options, test
     from ..engine.config import check_file
 
+    dtype = amp_dtype(args)
     cfg = config_of(args)
     check_file(args.checkpoint, "checkpoint")
     if args.out:
@@ -42,10 +42,10 @@ def main(args: argparse.Namespace) -> None:
         options.draw_predictions(cfg, args.show_dir)
     if args.tta:
         options.augment_tests(cfg)
-    options.run_backbone(
+    options.use_form(
         cfg,
         fused=args.fuse,
-        dtype=args.backbone_dtype,
+        dtype=dtype,
         channels_last=args.channels_last,
         compiled=args.compile_backbone,
     )

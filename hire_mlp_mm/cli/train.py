@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..errors import UserError
-from .options import add_run_options, config_of
+from .options import add_amp_options, add_run_options, amp_dtype, config_of
 
 HELP = "train a detector, segmentor or classifier"
 # What other programs have options for.
@@ -28,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Name the options."""
     add_run_options(parser)
     add = parser.add_argument
-    add("--amp", action="store_true", help="mixed precision, on a GPU")
-    dtypes = ["float16", "bfloat16"]
-    add("--amp-dtype", choices=dtypes, help="type of --amp, float16 if none is named")
+    add_amp_options(parser)
     start = "go on from a checkpoint, or from the newest one in the work dir"
     add("--resume", nargs="?", const="auto", metavar="CKPT", help=start)
     scale = "scale the learning rate by the batch size over the recipe's"
@@ -44,15 +41,15 @@ def main(args: argparse.Namespace) -> None:
 
     cfg = config_of(args)
     options.check_processes(cfg)
-    if args.amp_dtype and not args.amp:
-        raise UserError(f"--amp-dtype {args.amp_dtype}: expected --amp, too")
-    if args.amp:
-        options.mixed_precision(cfg, args.amp_dtype or "float16")
+    dtype = amp_dtype(args)
+    if dtype:
+        options.scale_losses(cfg, dtype)
     if args.auto_scale_lr:
         options.scale_lr(cfg)
     if args.resume not in (None, "auto"):
         check_file(args.resume, "checkpoint")
     if args.resume is None and not cfg.get("resume"):
         options.refuse_used(cfg)
-    options.run_backbone(cfg, channels_last=args.channels_last, compiled=args.compile_backbone)
+    forms = dict(channels_last=args.channels_last, compiled=args.compile_backbone)
+    options.use_form(cfg, dtype=dtype, **forms)
     train(cfg, resume=args.resume)

@@ -68,6 +68,11 @@ class Swap(Changes):
         return last_name(self.network.get("type")) == "ImageClassifier"
 
     @property
+    def keeps_strides(self) -> bool:
+        """Tell whether the heads count on the strides of the maps, as for boxes and heat maps."""
+        return self.cfg.default_scope not in ("mmseg", "mmpretrain")
+
+    @property
     def first_neck(self) -> ConfigDict:
         """Return the neck that reads the backbone; empty where there is none."""
         return next(iter(as_list(self.network.get("neck"))), ConfigDict())

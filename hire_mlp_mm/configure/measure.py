@@ -140,7 +140,7 @@ def run_whole(network: ConfigDict, size: int) -> list[str]:
     network.backbone.init_cfg = None
     model = build(network)
     image = torch.rand(2, network.backbone.get("in_channels", 3), size, size)
-    outputs = [model(image, mode="tensor")]
+    outputs = [model(image, None, mode="tensor")]  # MMPose has no default for the annotations
     if getattr(model, "with_auxiliary_head", False):
         maps, heads = model.extract_feat(image), model.auxiliary_head
         outputs += [head(maps) for head in (heads if isinstance(heads, nn.ModuleList) else [heads])]

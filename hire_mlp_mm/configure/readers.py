@@ -15,6 +15,7 @@ from .changes import Swap, SwapError, as_list, is_list
 from .measure import Flow, Map
 
 STRIDES = (4, 8, 16, 32)
+INNER = ("_head", "head_module")  # MMYOLO's heads have the latter
 NOT_READERS = ("backbone", "neck", "data_preprocessor", "train_cfg", "test_cfg", "init_cfg")
 
 
@@ -120,7 +121,7 @@ def readers(network: ConfigDict, path: str) -> Iterator[tuple[ConfigDict, str]]:
 def inner_readers(reader: ConfigDict) -> list[tuple[str, ConfigDict]]:
     """List the parts of a reader that have indices of their own, or are heads themselves."""
     parts = ((key, part) for key, part in reader.items() if isinstance(part, dict))
-    return [(key, part) for key, part in parts if "in_index" in part or key.endswith("_head")]
+    return [(key, part) for key, part in parts if "in_index" in part or key.endswith(INNER)]
 
 
 def indices_read(network: ConfigDict, count: int) -> set[int]:
@@ -150,28 +151,29 @@ class Rewiring:
     def apply(self, reader: ConfigDict, path: str) -> None:
         """Change the channels and the indices that a reader of feature maps names."""
         swap, index = self.swap, reader.get("in_index", -1)
+        widen = reader.get("widen_factor", 1)  # MMYOLO's necks multiply what they are told by it
         if "in_channels" in reader and list(self.stand_ins) != list(range(len(self.after))):
             at = self.stand_ins
             new_index = type(index)(at[i] for i in index) if is_list(index) else at[index]
             swap.set(reader, path, "in_index", new_index)
         for key in [k for k in reader if k.endswith("in_channels")]:
             is_first = key == "c1_in_channels"  # DeepLabV3+ reads the first map by this name
-            new = self.channels(reader[key], 0 if is_first else index)
-            if key == "in_channels" and is_list(new) and is_list(reader.get("out_channels")):
-                out = list(reader.out_channels)
-                if out[: len(new)] == list(reader[key]):  # SSD's neck hands on what it reads
-                    out[: len(new)] = new
-                    swap.set(reader, path, "out_channels", type(reader.out_channels)(out))
+            new = self.channels(reader[key], 0 if is_first else index, widen)
+            out = reader.get("out_channels")
+            if key == "in_channels" and is_list(new) and is_list(out):
+                kept = len(new)  # the necks of SSD and some YOLO hand on what they read
+                if list(out[:kept]) == list(reader[key]):
+                    swap.set(reader, path, "out_channels", type(out)([*new, *out[kept:]]))
             if key == "in_channels" and reader.get("num_convs") == 0 and "channels" in reader:
                 swap.set(reader, path, "channels", new)  # FCNHead classifies what it reads
             swap.set(reader, path, key, new)
         for key, part in inner_readers(reader):
             self.apply(part, f"{path}{key}.")
 
-    def channels(self, value: Any, index: Any) -> Any:
+    def channels(self, value: Any, index: Any, widen: float) -> Any:
         """Find the channels to put in the place of `value`, which may be a number or a list."""
-        old = [m.channels for m in self.before]
-        new = [self.after[i].channels for i in self.stand_ins]
+        old = [int(m.channels / widen) for m in self.before]
+        new = [int(self.after[i].channels / widen) for i in self.stand_ins]  # they round up
         if old == new:
             return value
         if not is_list(value):

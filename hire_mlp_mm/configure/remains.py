@@ -9,7 +9,8 @@ from .changes import Changes, Swap, as_list
 
 # Red, green, blue, on a scale of 0 to 255: how the images of the ImageNet weights were normalised.
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-LAYER_DECAY = "LayerDecayOptimWrapperConstructor"
+LAYER_DECAY = f"{SCOPE}.LayerDecayOptimWrapperConstructor"  # MMPose has one of the same name
+TO_RGB = ("mmpretrain", "mmaction")  # whose preprocessors call it that
 HOST_LAYER_DECAY = ("decay_rate", "layer_decay_rate", "decay_type", "num_layers")
 
 
@@ -24,7 +25,7 @@ def normalise(swap: Swap) -> None:
                 continue
             swap.set(owner, path, "mean", MEAN)
             swap.set(owner, path, "std", STD)
-            by_scope = "to_rgb" if cfg.default_scope == "mmpretrain" else "bgr_to_rgb"
+            by_scope = "to_rgb" if cfg.default_scope in TO_RGB else "bgr_to_rgb"
             swap.set(owner, path, "to_rgb" if "to_rgb" in owner else by_scope, True)
             if owner.get("rgb_to_bgr"):
                 swap.set(owner, path, "rgb_to_bgr", False)

@@ -1,4 +1,4 @@
-"""Put HireMLP into a config of a detector, segmentor or classifier.
+"""Put HireMLP into a config of a detector, segmentor, classifier or pose estimator.
 
 The maps of the old backbone and its neck are measured on a random image, not looked up by name,
 and so are those of the new ones. Neck and heads get the new channels; the weights, the image
@@ -31,8 +31,8 @@ def swap_backbone(cfg: Config, arch: str, checkpoint: str | None = None) -> Conf
     """Make a config whose backbone is HireMLP; the given config stays as it is.
 
     Args:
-        cfg: a config of a detector, segmentor or classifier, or of a tracker or semi-supervised
-            model around a detector.
+        cfg: a config of a detector, segmentor, classifier or pose estimator, or of a tracker or
+            semi-supervised model around a detector.
         arch: `tiny`, `small`, `base`, `large`.
         checkpoint: as `init_cfg` takes it, `none` for no weights, None for the published ones.
 
@@ -66,7 +66,7 @@ def make_swap(cfg: Config, arch: str, checkpoint: str | None = None) -> Swap:
             swap.set(network, path, "neck", None)
             old = Flow(old.size, old.neck, None)
         elif not fits_by_stage(old.backbone) and not swap.is_classifier:
-            add_fpn(swap)
+            add_decoder(swap)
         rewire(swap, old)
         normalise(swap)
         drop_remains(swap)
@@ -110,7 +110,7 @@ def choose_stages(swap: Swap, maps: Sequence[Map]) -> list[int]:
 
     Where the old strides are HireMLP's, it is the stage of the same stride. Dilated and
     single-stride backbones have the same stride more than once: there it is the depth, counted
-    from the end. A single map is the deepest, but for a detector, whose heads count on the stride.
+    from the end. A single map is the deepest, but where the heads count on the stride.
     """
     every_stage = list(range(len(STRIDES)))
     if swap.is_classifier and not is_list(swap.first_neck.get("in_channels")):
@@ -119,7 +119,7 @@ def choose_stages(swap: Swap, maps: Sequence[Map]) -> list[int]:
         return every_stage
     strides = [m.stride for m in maps]
     are_ours = set(strides) <= set(STRIDES) and len(set(strides)) == len(strides)
-    if are_ours and (len(strides) > 1 or swap.cfg.default_scope == "mmdet"):
+    if are_ours and (len(strides) > 1 or swap.keeps_strides):
         return [STRIDES.index(s) for s in strides if s]
     return every_stage[-len(maps) :]
 
@@ -131,12 +131,14 @@ def replace_backbone(swap: Swap, old: Flow, checkpoint: str | None) -> None:
         raise SwapError(f"{network.type} reads vectors, not feature maps")
     stages = choose_stages(swap, old.backbone)
     strides, new_strides = [m.stride for m in old.backbone], [STRIDES[i] for i in stages]
-    if swap.cfg.default_scope == "mmdet" and strides != new_strides:
+    if swap.keeps_strides and strides != new_strides and not joins_maps(swap, strides):
         raise SwapError(
-            f"backbone {network.backbone.type} gives strides {strides}, on which the detector's "
+            f"backbone {network.backbone.type} gives strides {strides}, on which the "
             f"heads are built; HireMLP gives {list(STRIDES)}"
         )
-    backbone = ConfigDict(type="HireMLP", arch=arch)
+    # MMAction2 takes a tuple of maps from backbones with MMPretrain's name before them alone.
+    host = "mmpretrain." if swap.cfg.default_scope == "mmaction" else ""
+    backbone = ConfigDict(type=f"{host}HireMLP", arch=arch)
     if stages != [0, 1, 2, 3]:
         backbone.out_indices = tuple(stages)
     preprocessor = network.get("data_preprocessor") or swap.cfg.get("data_preprocessor") or {}
@@ -184,12 +186,21 @@ def makes_pyramid(old: Flow) -> bool:
     return len(old.backbone) > 1 and len(strides) == 1 and made == STRIDES
 
 
-def add_fpn(swap: Swap) -> None:
-    """Give a network whose backbone had a decoder of its own an FPN as decoder."""
+def joins_maps(swap: Swap, strides: Sequence[int | None]) -> bool:
+    """Tell whether a pose estimator reads one large map, as HRNet gives it."""
+    return swap.cfg.default_scope == "mmpose" and list(strides) == [STRIDES[0]]
+
+
+def add_decoder(swap: Swap) -> None:
+    """Give a network whose backbone had a decoder of its own an FPN, or MMPose's joined maps."""
     if swap.network.get("neck"):
         raise SwapError(f"neck {swap.network.neck.type} continues the decoder of the old backbone")
-    dims = list(ARCHS[swap.arch].dims)
-    neck = ConfigDict(type="FPN", in_channels=dims, out_channels=FPN_CHANNELS, num_outs=len(dims))
+    if swap.cfg.default_scope == "mmpose":  # its heads read the last map alone
+        neck = ConfigDict(type="FeatureMapProcessor", concat=True)
+    else:
+        dims = list(ARCHS[swap.arch].dims)
+        sizes = dict(in_channels=dims, out_channels=FPN_CHANNELS, num_outs=len(dims))
+        neck = ConfigDict(type="FPN", **sizes)
     swap.set(swap.network, swap.path, "neck", neck)
 
 

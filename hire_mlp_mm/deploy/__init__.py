@@ -8,7 +8,10 @@ they are asked for.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .exporting import CheckError, Exported, export
 
 __all__ = ["CheckError", "Exported", "export"]
 

@@ -26,8 +26,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..engine.backbones import fuse_model
 from ..engine.config import model_of
+from ..engine.forms import fuse_model
 from ..errors import UserError, describe
 from ..prediction.predictor import building, load_model
 from . import formats, matrix, tracing
@@ -106,7 +106,8 @@ def export(
         whole, cfg, meta = prepared(model, checkpoint, backbone, say)
         form = form_of(whole, backbone, pasted)
         if form.model is not None:
-            matrix.check_standing(form.model, out.suffix, say)
+            for sort in (out.suffix, *[matrix.INT8] * (images is not None)):
+                matrix.check_standing(form.model, sort, say)
         if photographs is not None:
             check_photographs(Path(photographs), form.task)
         wanted = form_of(fuse_model(whole), backbone, pasted).module if fused else form.module

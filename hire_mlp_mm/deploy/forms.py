@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..engine.backbones import Backbone
+from ..engine.forms import Backbone
 from ..errors import UserError
 
 TASKS = {"mmdet": "detection", "mmseg": "segmentation", "mmpretrain": "classification"}

@@ -137,6 +137,8 @@ def none_called(error: Exception, text: str, cfg: Config) -> str:
 def no_class(key: str, name: str, cfg: Config) -> str:
     """Say that no class has the name at a key, and which one may be meant."""
     known = {one.rpartition(".")[2]: one for one in known_classes(cfg)}
+    if name in known:
+        return ""  # something else is at fault, such as a package that cannot be imported
     near = difflib.get_close_matches(name, known, 1, 0.7)
     ask = f"did you mean {near[0]!r}?" if near else "is its package among custom_imports?"
     return f"{key}: no class is called {name!r}; {ask}"

@@ -46,7 +46,7 @@ def harden(cfg: Config | dict[str, Any]) -> Config:
     Returns:
         A new config, which can be printed, dumped and hardened again without a change.
 
-    Example:
+    Examples:
         >>> Runner.from_cfg(harden(Config.fromfile("mine.py"))).train()
     """
     cfg = copy.deepcopy(cfg) if isinstance(cfg, Config) else Config(copy.deepcopy(cfg))

@@ -13,10 +13,10 @@ from ..errors import UserError
 from ..registry import HOOKS
 from . import (  # noqa: F401  which register theirs
     agreement,
-    backbones,
     batches,
     checkpoints,
     finite,
+    forms,
     pictures,
 )
 from .loops import validation_is_due

@@ -5,22 +5,37 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
 from ..disk import check_new_folder
 from ..errors import UserError
 from ..registry import SCOPE
+from .forms import half_type
+from .harden import last_name
 from .resume import has_checkpoint
 
+SCALING = "AmpOptimWrapper"
 
-def mixed_precision(cfg: Config, dtype: str) -> None:
-    """Have a training compute in `float16` or `bfloat16`; raise UserError without a GPU."""
-    if get_device() == "cpu":
-        raise UserError("--amp needs a GPU, and none was found; leave it out")
-    cfg.optim_wrapper.type = "AmpOptimWrapper"
-    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
-    cfg.optim_wrapper.dtype = dtype
+
+def scale_losses(cfg: Config, dtype: str) -> None:
+    """Have a training in mixed precision (see `half_type`) scale its losses where it has to.
+
+    bfloat16 has the range of float32: without mmengine's scaler, which refuses CPUs, an infinite
+    gradient is a fault, and stops the training.
+
+    Raises:
+        UserError: float16 on a CPU.
+    """
+    wrapper = cfg.optim_wrapper
+    if half_type(dtype, get_device()) == torch.float16:
+        wrapper.type, wrapper.dtype = SCALING, "float16"
+        wrapper.setdefault("loss_scale", "dynamic")
+    elif last_name(wrapper.get("type")) == SCALING:
+        wrapper.type = "OptimWrapper"
+        for key in ("loss_scale", "dtype", "use_fsdp"):
+            wrapper.pop(key, None)
 
 
 def scale_lr(cfg: Config) -> None:
@@ -48,11 +63,11 @@ def refuse_used(cfg: Config) -> None:
         )
 
 
-def run_backbone(cfg: Config, **options: Any) -> None:
-    """Have the backbone run in another way; the options are those of `BackboneHook`."""
+def use_form(cfg: Config, **options: Any) -> None:
+    """Have the model run in another form; the options are those of `FormHook`."""
     if any(options.values()):
         chosen = {key: value for key, value in options.items() if value}
-        hook = ConfigDict(type=f"{SCOPE}.BackboneHook", **chosen)
+        hook = ConfigDict(type=f"{SCOPE}.FormHook", **chosen)
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
 
 

@@ -23,7 +23,7 @@ class ExportedPredictor(BasePredictor):
     Attributes:
         runtime: what runs the file.
 
-    Example:
+    Examples:
         >>> predictor = hire_mlp_mm.prediction.ExportedPredictor("mask_rcnn.onnx")
         >>> for found in predictor("photographs"):
         ...     print(found.source.name, found.results)
@@ -46,14 +46,16 @@ class ExportedPredictor(BasePredictor):
             score_thr: see `Predictor`.
             classes: see `Predictor`.
             batch_size: see `Predictor`; a detector's file takes one image.
-            engine, dtype: see `Runtime`; None for onnxruntime in float32.
+            engine: see `Runtime`; None for onnxruntime.
+            dtype: see `Runtime`; None for float32, `auto` for bfloat16.
 
         Raises:
             UserError: an argument or the file cannot be used.
         """
         super().__init__(batch_size)
         engine = engine or "onnxruntime"
-        self.runtime = Runtime(path, engine, dtype=dtype or "float32")
+        dtype = "bfloat16" if dtype == "auto" else dtype or "float32"
+        self.runtime = Runtime(path, engine, dtype=dtype)
         self.runtime.check()
         self.task, self.classes = self.runtime.task, self.runtime.classes
         if batch_size > 1 and self.task == "detection":

@@ -16,22 +16,21 @@ from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS, DefaultScope
-from torch import Tensor, nn
+from torch import nn
 
 from .. import weights
 from ..data.palette import palette_for
 from ..doctor import HOSTS
 from ..engine import load_config
 from ..engine.agreement.classes import heads
-from ..engine.backbones import backbones, fuse_model, run_in
 from ..engine.batches import one_line_errors
 from ..engine.builds import named_faults
 from ..engine.checkpoints import load_checked, load_from_file, tensors_of
 from ..engine.config import innermost, model_of
+from ..engine.forms import fuse_model, half_type, mix_precision
 from ..engine.harden import last_name
 from ..errors import UserError, first_line
 from ..files import IMAGES
-from ..fuse import FusedHireMLP
 from ..loading import load_from_hire_mlp
 from .base import BasePredictor, Prediction, Prepared
 from .inputs import Shot
@@ -39,8 +38,6 @@ from .origin import find_checkpoint, find_config_of
 from .pictures import Artist, as_rgb
 from .results import choose
 from .samples import pick, results_of
-
-DTYPES = ("bfloat16", "float16")
 
 
 class Predictor(BasePredictor):
@@ -50,7 +47,7 @@ class Predictor(BasePredictor):
         checkpoint, config: the files that were taken.
         model: the host's model.
 
-    Example:
+    Examples:
         >>> predictor = hire_mlp_mm.Predictor("work_dirs/mine")
         >>> for found in predictor("photographs"):
         ...     print(found.source.name, found.results)
@@ -83,7 +80,8 @@ class Predictor(BasePredictor):
             batch_size: how many images of one size are predicted together.
             device: such as `cpu` or `cuda:0`; None for the GPU, where there is one.
             fused: use the exact inference form.
-            dtype: `bfloat16` or `float16`, for automatic mixed precision in the whole model.
+            dtype: `bfloat16` or `float16`, for automatic mixed precision in the whole model;
+                `auto` for bfloat16 on a CPU and float16 on a GPU.
             cfg_options: values by their dotted keys, put into the config.
 
         Raises:
@@ -100,28 +98,19 @@ class Predictor(BasePredictor):
             )
         self.task = HOSTS[self.scope]
         self.device = find_device(device)
-        self.dtype = find_dtype(dtype)
+        half = None if dtype is None else half_type(dtype, self.device)
         self.model, meta = load_model(self.cfg, self.checkpoint)
-        self.change_model(fused)
+        if fused:
+            self.model = fuse_model(self.model)
+        self.model.to(self.device).eval()
+        if half is not None:
+            mix_precision(self.model, half)
         self.classes = names_of(meta, self.cfg, self.model)
         self.palette = palette_for(meta.get("palette"), len(self.classes))
         self.choice = choose(score_thr, classes, self.classes, self.task)
         with building(self.cfg):
             self.loader, self.steps = build_pipeline(self.cfg)
         self.origin = f"{self.checkpoint}, {self.config}, on {self.device}"
-
-    def change_model(self, fused: bool) -> None:
-        """Bring the model into the form and to the device that are asked for."""
-        if fused:
-            self.model = fuse_model(self.model)
-        self.model.to(self.device).eval()
-        if self.dtype is None:
-            return
-        have_float_outputs(self.model)
-        if fused:  # this form passes over automatic mixed precision
-            for backbone in backbones(self.model):
-                if isinstance(backbone, FusedHireMLP):
-                    run_in(backbone, self.dtype)
 
     def prepare(self, shot: Shot) -> Prepared:
         """Run the test pipeline on a shot."""
@@ -139,10 +128,7 @@ class Predictor(BasePredictor):
     def forward(self, batch: list[Prepared]) -> list[Any]:
         """Return the data samples of a batch, on the CPU."""
         data = pseudo_collate([one.data for one in batch])
-        mixed: Any = contextlib.nullcontext()
-        if self.dtype is not None:
-            mixed = torch.autocast(torch.device(self.device).type, self.dtype)
-        with DefaultScope.overwrite_default_scope(self.scope), mixed:
+        with DefaultScope.overwrite_default_scope(self.scope):
             model: Any = self.model
             return [pick(sample.cpu(), self.choice) for sample in model.test_step(data)]
 
@@ -172,35 +158,6 @@ def find_device(name: str | None) -> str:
     except Exception as error:  # of many kinds, for each kind of device its own
         raise UserError(f"device {name} cannot be used: {first_line(error)}") from error
     return name
-
-
-def find_dtype(name: str | None) -> torch.dtype | None:
-    """Return the type of a name, or raise UserError."""
-    if name is not None and name not in DTYPES:
-        raise UserError(f"dtype {name}: expected one of {', '.join(DTYPES)}")
-    return None if name is None else getattr(torch, name)
-
-
-def have_float_outputs(model: nn.Module) -> None:
-    """Have heads give float32 from within automatic mixed precision.
-
-    MMDetection makes its anchors in the type of the maps, and bfloat16 has steps of 4 between 512
-    and 1024, so that boxes would be pixels off.
-    """
-    for name, module in model.named_modules():
-        # MMSegmentation calls its heads' forward itself, without hooks.
-        if hasattr(module, "predict_by_feat") or name.endswith("conv_seg"):
-            module.register_forward_hook(lambda _, inputs, outputs: as_float(outputs))
-
-
-def as_float(outputs: Any) -> Any:
-    """Return tensors, in lists, tuples and dicts, in float32."""
-    if isinstance(outputs, (list, tuple)):
-        return type(outputs)(as_float(one) for one in outputs)
-    if isinstance(outputs, dict):
-        return {key: as_float(value) for key, value in outputs.items()}
-    half = isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16)
-    return outputs.float() if half else outputs
 
 
 def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from ..disk import check_new_folder
 from ..errors import DataError, UserError
 from .base import BasePredictor, Prediction
-from .inputs import count_shots, describe_passed, find_inputs, is_exported
+from .inputs import Source, count_shots, describe_passed, find_inputs, is_exported
 from .outputs import Boxes, Masks, Pictures, Table
 
 Say = Callable[[str], None]
@@ -71,7 +71,7 @@ def predict(
         UserError: what can be put right, before anything is written: an argument, the folder, the
             checkpoint, the config; or the disk is full.
 
-    Example:
+    Examples:
         >>> done = hire_mlp_mm.predict("work_dirs/mine", "photographs", "predicted")
         >>> print(done.images, done.faults)
     """
@@ -83,23 +83,30 @@ def predict(
     predictor = open_predictor(checkpoint, config, **options)
     say(predictor.origin)
     outcome = Outcome(folder)
+    with ExitStack() as closing:
+        writer = closing.enter_context(contextlib.closing(writer_for(predictor, folder)))
+        drawn = closing.enter_context(Pictures(folder)) if pictures else None
+        for one in predict_all(predictor, found.sources, outcome, say, track):
+            writer.add(one)
+            if drawn:
+                drawn.add(one, predictor.draw(one))
+    return outcome
+
+
+def predict_all(
+    predictor: BasePredictor, sources: list[Source], outcome: Outcome, say: Say, track: Track
+) -> Iterator[Prediction]:
+    """Yield the predictions of sources; say what fails, and note what comes of it all."""
 
     def report(error: DataError) -> None:
         outcome.faults.append(str(error))
         say(str(error))
 
-    total = count_shots(found.sources)
     start = time.perf_counter()
-    with ExitStack() as closing:
-        writer = closing.enter_context(contextlib.closing(writer_for(predictor, folder)))
-        drawn = closing.enter_context(Pictures(folder)) if pictures else None
-        for one in track(predictor.predict(found.sources, report), total):
-            writer.add(one)
-            if drawn:
-                drawn.add(one, predictor.draw(one))
-            outcome.images += 1
+    for one in track(predictor.predict(sources, report), count_shots(sources)):
+        yield one
+        outcome.images += 1
     outcome.seconds = time.perf_counter() - start
-    return outcome
 
 
 def open_predictor(

@@ -84,8 +84,8 @@ def test_wheel(archives):
     package = [p for p in (ROOT / "hire_mlp_mm").rglob("*.py") if ".mim" not in p.parts]
     shipped = [ROOT / "model-index.yml", *package]
     shipped += [ROOT / "hire_mlp_mm/py.typed", ROOT / "hire_mlp_mm/deploy/matrix.json"]
-    shipped += [*(ROOT / "tools").glob("*.*"), *(ROOT / "configs").rglob("*.py")]
-    shipped += [*(ROOT / "configs").rglob("*.yml")]
+    shipped += [*(ROOT / "tools").glob("*.*"), *(ROOT / "configs").glob("*.*")]
+    shipped += (ROOT / "configs/_base_").glob("*.py")
     expected = {}
     for path in shipped:
         name = path.relative_to(ROOT).as_posix()

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torchvision
 from mmcv.ops import (
     CARAFE,
     RoIAlign,
@@ -96,6 +97,44 @@ def test_roi_align_equals_the_definition():
     for k, roi in enumerate(rois.numpy()):
         expected = naive_roi_align(features[int(roi[0])].numpy(), roi[1:], 4, 0.25, 2)
         np.testing.assert_allclose(out[k].numpy(), expected, atol=1e-12)
+
+
+# In pixels of an image of 800 x 640: usual ones, and those at which kernels have their cases.
+BOXES = [
+    *((x, y, x + side, y + 0.7 * side + 3) for x, y, side in
+      zip(range(5, 600, 23), range(580, 20, -17), range(2, 210, 8), strict=False)),
+    (0, 0, 800, 640), (-90, -70, 60, 50), (700, 600, 990, 880), (900, 700, 950, 750),
+    (40, 40, 40, 40), (60, 60, 30, 90), (3.5, 3.5, 3.6, 600), (-3000, -3000, 3000, 3000),
+]  # fmt: skip
+
+
+@stand_in_only
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("ratio", [0, 1, 3])
+def test_roi_align_equals_torchvisions(ratio, aligned, layout, dtype):
+    x = torch.randn(2, 5, 40, 50, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+    numbers = torch.arange(len(BOXES)) % 2
+    rois = torch.cat([numbers[:, None], torch.tensor(BOXES)], 1).to(dtype)
+    ours = RoIAlign((3, 7), 1 / 16, ratio, aligned=aligned)(x, rois)
+    theirs = torchvision.ops.roi_align(x, rois, (3, 7), 1 / 16, ratio, aligned)
+    given = torch.randn_like(ours)
+    gradients = [torch.autograd.grad(out, x, given)[0] for out in (ours, theirs)]
+    near = dict(rtol=1e-5, atol=1e-5) if dtype == torch.float32 else dict(rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(ours, theirs, **near)
+    torch.testing.assert_close(*gradients, **near)
+
+
+@stand_in_only
+@pytest.mark.parametrize("boxes", [[], [(40, 40, 40, 40)], [(0, 0, 4000, 4000)]])
+def test_roi_align_without_usual_rois(boxes):
+    rois = torch.tensor([(0, *box) for box in boxes]).view(-1, 5).float()
+    x = torch.rand(1, 2, 8, 9, requires_grad=True)
+    out = RoIAlign(7, 0.25)(x, rois)
+    out.sum().backward()
+    assert out.shape == (len(boxes), 2, 7, 7)
+    assert x.grad.isfinite().all()
 
 
 def test_roi_align_gradient():
@@ -270,7 +309,7 @@ def test_equal_to_the_compiled_ops(monkeypatch):
         monkeypatch.setattr(sys.modules[f"mmcv.ops.{module}"], "ext_module", stand_in)
     ours = run_ops()
     for name, expected in compiled.items():
-        if name.startswith(("nms", "roi_align")):
+        if name.startswith("nms"):
             assert torch.equal(ours[name], expected), name
         else:  # other orders of summation
             torch.testing.assert_close(ours[name], expected, rtol=1e-4, atol=1e-4, msg=name)

@@ -19,9 +19,9 @@ from hire_mlp_mm.fuse import FusedBlock, FusedHireMLP, fuse
 from hire_mlp_mm.hire_mlp import HireMLPNet
 from hire_mlp_mm.lean import LeanBlock
 from tests.conftest import NANO, ROOT, needs_compiler
-from tests.ground_floor.test_golden import build, load, of_kind, relative_error
+from tests.ground_floor.test_golden import build
 from tests.ground_floor.test_network import randomised
-from tests.reference import golden_input
+from tests.reference import check_maps, golden_input, load, of_kind
 
 TINY_SIZES = [(1, 1), (1, 40), (2, 2), (3, 3), (16, 16), (17, 33), (33, 47), (64, 1)]
 DETECTION = "configs/cascade_mask_rcnn_hire_nano_shapes.py"
@@ -86,8 +86,7 @@ def test_golden_numbers(path):
     archive, meta = load(path)
     with torch.no_grad():
         outputs = fuse(build(meta))(golden_input(meta))
-    for i, output in enumerate(outputs):
-        assert relative_error(output, archive[f"stage{i}"]) < 1e-5
+    check_maps(outputs, archive, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -157,14 +156,46 @@ def test_types(dtype):
     assert largest_error(outputs, truth) < max(1.5 * largest_error(plain, truth), 0.02)
 
 
-def test_autocast_changes_nothing():
-    fused = fuse(randomised(HireMLPNet(NANO)).float())
-    x = torch.randn(1, 3, 45, 70)
+def under_autocast(model: nn.Module, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        return model(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_followed(dtype):
+    """As near to the truth as the network under autocast, in its types; float32 outside, again."""
+    model = randomised(HireMLPNet(NANO))
+    x = torch.randn(2, 3, 97, 131)
     with torch.no_grad():
-        expected = fused(x)
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs = fused(x)
-    assert all(map(torch.equal, outputs, expected))
+        truth = model(x.double())
+        fused = fuse(model.float())
+        before, keys = fused(x), fused.state_dict().keys()
+        plain, outputs = (under_autocast(one, x, dtype) for one in (model, fused))
+        assert all(map(torch.equal, fused(x), before))
+    assert [out.dtype for out in outputs] == [out.dtype for out in plain] == [dtype] * 4
+    assert 1e-5 < largest_error(outputs, truth) < max(1.5 * largest_error(plain, truth), 0.02)
+    assert all(map(torch.equal, outputs, under_autocast(fused.to(dtype), x, dtype)))
+    assert fused.state_dict().keys() == keys
+
+
+def test_weights_that_are_loaded_are_those_under_autocast():
+    fused, other = (fuse(randomised(HireMLPNet(NANO)).float()) for _ in range(2))
+    x = torch.randn(1, 3, 45, 70)
+    before = under_autocast(fused, x, torch.bfloat16)
+    state = {f"backbone.{name}": value for name, value in other.state_dict().items()}
+    nn.ModuleDict(dict(backbone=fused)).load_state_dict(state)
+    outputs = under_autocast(fused, x, torch.bfloat16)
+    assert all(map(torch.equal, outputs, under_autocast(other, x, torch.bfloat16)))
+    assert not torch.equal(outputs[0], before[0])
+
+
+def test_weights_are_cast_once():
+    fused = fuse(HireMLPNet(NANO))
+    half = fused.in_type(torch.bfloat16)
+    under_autocast(fused, torch.randn(1, 3, 45, 70), torch.bfloat16)
+    assert fused.in_type(torch.bfloat16) is half
+    assert fused.in_type(torch.float32) is fused
+    assert fused.to("meta").in_type(torch.bfloat16).stem.proj.weight.is_meta
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -179,6 +210,10 @@ def test_copied_saved_and_loaded():
     x = torch.randn(1, 3, 45, 70)
     file = io.BytesIO()
     torch.save(fused, file)
+    size = file.tell()
+    under_autocast(fused, x, torch.bfloat16)
+    torch.save(fused, file)
+    assert file.tell() < 2.1 * size  # without the copy in the other type
     file.seek(0)
     other = fuse(randomised(HireMLPNet(NANO)).float())
     other.load_state_dict(fused.state_dict())

@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import json
-
-import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch.nn import functional as F
 
 from hire_mlp_mm import HireMLP
-from hire_mlp_mm.arch import ARCHS
-from hire_mlp_mm.names import convert_key, convert_state_dict
-from tests.reference import DATA, PAD_MODES, classifier_state, dense_state, golden_input
-
-FILES = sorted(DATA.glob("*.npz"))
-
-
-def load(path):
-    archive = np.load(path)
-    return archive, json.loads(str(archive["meta"]))
-
-
-def of_kind(kind):
-    return [pytest.param(f, id=f.stem) for f in FILES if load(f)[1]["kind"] == kind]
-
-
-def relative_error(ours, theirs) -> float:
-    return float(np.abs(ours.detach().numpy() - theirs).max() / np.abs(theirs).max())
+from hire_mlp_mm.names import convert_state_dict
+from tests.reference import (
+    FILES,
+    check_maps,
+    check_training_step,
+    classifier_state,
+    golden_input,
+    golden_network,
+    load,
+    of_kind,
+    relative_error,
+)
 
 
 def build(meta) -> HireMLP:
-    norm = meta.get("extra_norm", True)
-    model = HireMLP(
-        meta["arch"],
-        output_norm=norm,
-        shift_padding=PAD_MODES[meta.get("step_pad_mode", "c")],
-        region_padding=PAD_MODES[meta.get("pixel_pad_mode", "c")],
-    )
-    model.load_state_dict(convert_state_dict(dense_state(meta["arch"], norm)))
-    return model
+    return golden_network(meta, HireMLP)
 
 
 def test_every_kind_has_a_file():
@@ -52,9 +35,7 @@ def test_features(path):
     archive, meta = load(path)
     with torch.no_grad():
         outputs = build(meta).eval()(golden_input(meta))
-    for i, output in enumerate(outputs):
-        assert output.shape == archive[f"stage{i}"].shape
-        assert relative_error(output, archive[f"stage{i}"]) < 1e-5
+    check_maps(outputs, archive, 1e-5)
 
 
 @pytest.mark.parametrize("path", of_kind("logits"))
@@ -102,19 +83,4 @@ def test_logits_of_the_mmpretrain_classifier(path, tmp_path, fork_tool):
 def test_training_step(path):
     archive, meta = load(path)
     model = build(meta).train()
-    outputs = model(golden_input(meta))
-    for i, output in enumerate(outputs):
-        assert relative_error(output, archive[f"stage{i}"]) < 1e-4
-    loss = sum((output**2).mean() for output in outputs)
-    loss.backward()
-    assert loss.item() == pytest.approx(meta["loss"], rel=1e-5)
-    last = len(ARCHS[meta["arch"]].dims) - 1
-    norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
-    assert len(norms) == len(meta["grad_norm"])
-    # A bias before a BatchNorm has no gradient but rounding: hence the absolute term.
-    floor = 1e-6 * max(meta["grad_norm"].values())
-    for key, norm in meta["grad_norm"].items():
-        assert norms[convert_key(key, last)] == pytest.approx(norm, rel=1e-4, abs=floor), key
-    buffers = dict(model.named_buffers())
-    for key, norm in meta["stat_norm"].items():
-        assert buffers[convert_key(key, last)].norm().item() == pytest.approx(norm, rel=1e-5), key
+    check_training_step(model, golden_input(meta), archive, meta)

@@ -14,7 +14,7 @@ from hire_mlp_mm.arch import ARCHS, Arch
 from hire_mlp_mm.hire_mlp import HEIGHT, WIDTH, Block, DropPath, HireMLPNet, RegionBranch
 from hire_mlp_mm.ops import REGION_PADDINGS, SHIFT_PADDINGS
 from tests.conftest import NANO
-from tests.reference import naive_branch
+from tests.reference import naive_branch, randomised
 
 # arch: shift of each block, exact parameters with head and dense, MACs at 224 (PAPER's tables)
 TABLE = {
@@ -82,17 +82,6 @@ def test_initialisation():
             assert (module.weight == 1).all()
             assert (module.bias == 0).all()
     assert model.stages[0].blocks[0].token_mixer.height.reduce.bias is None
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    """Norms with statistics of their own, in float64 and eval mode."""
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            nn.init.uniform_(norm.running_mean, -1, 1)
-            nn.init.uniform_(norm.running_var, 0.5, 2)
-            nn.init.uniform_(norm.weight, 0.5, 2)
-            nn.init.uniform_(norm.bias, -1, 1)
-    return module.double().eval()
 
 
 @settings(max_examples=150, deadline=None)

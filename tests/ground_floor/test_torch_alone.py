@@ -23,7 +23,8 @@ sys.meta_path.insert(0, Blocked())
 OTHERS = "mmengine,mmcv,mmdet,mmseg,mmpretrain,torchvision"
 USE = """
 import torch, hire_mlp_mm
-from hire_mlp_mm import HireMLPNet, checkpoint, fuse, load_weights, weights
+import hire_mlp_mm.bench
+from hire_mlp_mm import HireMLPNet, checkpoint, compiling, fuse, load_weights, weights
 assert not set(sys.argv[1].split(",")) & set(sys.modules)
 arch = eval(sys.argv[3])
 net = HireMLPNet(arch).eval()

@@ -48,7 +48,7 @@ def test_a_folder(work_dirs, here, capsys):  # noqa: F811
 
 def test_options(work_dirs, here, capsys):  # noqa: F811
     words = ["in/a.png", "--out", "out", "--classes", "square, big triangle", "--no-pictures"]
-    words += ["--batch-size", "2", "--fuse", "--dtype", "bfloat16", "--device", "cpu"]
+    words += ["--batch-size", "2", "--fuse", "--amp", "--device", "cpu"]
     code, _, error = outcome(capsys, work_dirs["segmentation"], *words)
     assert (code, error) == (0, "")
     assert files_of(here / "out") == ["classes.csv", "masks/a.png"]
@@ -96,7 +96,8 @@ def test_an_exported_file(words, here, capsys):
         (["mine.py", "in"], "leave out the config mine.py, or name the checkpoint"),
         (["mmdet::a.py", "in"], "leave out the config mmdet::a.py"),
         (["in", "--fuse"], "leave out --fuse"),
-        (["in", "--dtype", "bfloat16"], "onnxruntime in bfloat16: expected float32; openvino"),
+        (["in", "--amp"], "onnxruntime in bfloat16: expected float32; openvino"),
+        (["in", "--amp-dtype", "bfloat16"], "--amp-dtype bfloat16: expected --amp, too"),
         (["in", "--device", "cuda:0"], "leave out --device cuda:0"),
         (["in", "--cfg-options", "a=1"], "leave out --cfg-options"),
         (["in", "--batch-size", "2"], "batch size 2: expected 1"),

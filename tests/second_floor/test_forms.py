@@ -1,10 +1,9 @@
-"""Do compiled, bfloat16 and channels-last backbones give the plain one's numbers?"""
+"""Do compiled and channels-last backbones give the plain one's numbers?"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,54 +12,13 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
 from hire_mlp_mm import HireMLP
-from hire_mlp_mm.engine.backbones import (
-    BackboneHook,
-    compile_blocks,
-    compiling,
-    run_in,
-    use_channels_last,
-)
+from hire_mlp_mm.compiling import compile_blocks, compiling
+from hire_mlp_mm.engine.forms import use_channels_last
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.fuse import fuse
-from tests.conftest import NANO, needs_compiler
+from tests.conftest import NANO, SHALLOW, needs_compiler
 from tests.ground_floor.test_fuse import largest_error
 from tests.ground_floor.test_network import randomised
-
-SHALLOW = dict(depths=(2,), dims=(16,), region_sizes=(4,), shift_periods=(2,), shift_steps=(2,),
-               mlp_ratios=(4,))  # fmt: skip
-SIZES = [(2, 3, 70, 99), (3, 3, 97, 131), (2, 3, 113, 75)]
-
-
-def gradient(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    model.zero_grad()
-    sum((out**2).mean() for out in model(x)).backward()
-    return torch.cat([p.grad.flatten() for p in model.parameters()])
-
-
-@pytest.mark.slow
-@needs_compiler
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("form", ["plain", "fused", "trained"])
-def test_compiled_blocks(form):
-    plain = randomised(HireMLP(SHALLOW, out_indices=(0,))).float()
-    plain.train(form == "trained")
-    compiled = fuse(plain) if form == "fused" else copy.deepcopy(plain)
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    compile_blocks(compiled)
-    # In training torch 2.11 makes a graph for every height: no more to be learnt from a third.
-    sizes = SIZES[:2] if form == "trained" else SIZES
-    graphs = []
-    for size in sizes:
-        x = torch.randn(size)
-        with compiling(), torch.set_grad_enabled(form == "trained"):
-            assert largest_error(compiled(x), plain(x)) < 1e-5
-            if form == "trained":
-                ours, theirs = gradient(compiled, x), gradient(plain, x)
-                assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
-        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-    assert graphs[0] == 2  # one for each shift
-    assert form == "trained" or graphs[2] == graphs[0]
 
 
 @needs_compiler
@@ -88,28 +46,6 @@ def test_compiled_gradients_add_up_nowhere_by_index():
 def test_compiled_blocks_cannot_be_recomputed():
     with pytest.raises(UserError, match="expected with_cp=False"):
         compile_blocks(HireMLP(NANO, with_cp=True))
-
-
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types_are_close_and_come_out_in_float32(dtype, fused):
-    plain = randomised(HireMLP(NANO)).float()
-    half = fuse(plain) if fused else copy.deepcopy(plain)
-    run_in(half, dtype)
-    x = torch.randn(2, 3, 97, 131)
-    with torch.no_grad():
-        ours, theirs = half(x), plain(x)
-    assert all(out.dtype == torch.float32 for out in ours)
-    assert 1e-5 < largest_error(ours, theirs) < 0.1
-
-
-def test_a_model_that_fails_leaves_the_other_type():
-    """Else what comes after an image that was refused would be computed in it, too."""
-    model = HireMLP(NANO)
-    run_in(model, torch.bfloat16)
-    with pytest.raises(ValueError, match=r"expected \(N, 3, H, W\)"):
-        model(torch.randn(1, 4, 64, 64))
-    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_the_compilers_settings_are_put_back():
@@ -140,6 +76,5 @@ def test_channels_last(fused):
 
 
 def test_a_model_without_hire_mlp_is_told_so():
-    hook = BackboneHook(channels_last=True)
     with pytest.raises(UserError, match="no HireMLP in Sequential; expected a model with one"):
-        hook.before_train(SimpleNamespace(model=nn.Sequential(nn.Conv2d(3, 3, 1))))
+        use_channels_last(nn.Sequential(nn.Conv2d(3, 3, 1)))

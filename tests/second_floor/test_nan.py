@@ -302,10 +302,11 @@ def test_all_processes_stop():
 
 
 @pytest.mark.timeout(600)
-def test_the_tool_says_it(shapes, tmp_path, fork_tool):
+@pytest.mark.parametrize("mixed", [[], ["--amp"]], ids=["float32", "bfloat16"])
+def test_the_tool_says_it(mixed, shapes, tmp_path, fork_tool):
     settings = ["optim_wrapper.optimizer.lr=1e30", "param_scheduler=None"]
     settings += ["train_dataloader.batch_size=2", "default_hooks.checkpoint.interval=1"]
-    command = ["tools/train.py", CONFIGS["segmentor"], "--work-dir", tmp_path]
+    command = ["tools/train.py", CONFIGS["segmentor"], "--work-dir", tmp_path, *mixed]
     env = {"SHAPES_ROOT": str(shapes)}
     done = fork_tool(*command, "--cfg-options", *settings, env=env)
     assert done.returncode == 2, done.stderr[-2000:]

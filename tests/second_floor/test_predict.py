@@ -492,7 +492,8 @@ def test_names_of_a_checkpoint_that_has_none(work_dirs, tmp_path):
     [
         (dict(batch_size=0), "batch size 0"),
         (dict(device="cuda:77"), "device cuda:77 cannot be used"),
-        (dict(dtype="int8"), "dtype int8: expected one of bfloat16, float16"),
+        (dict(dtype="int8"), "dtype int8: expected one of auto, bfloat16, float16"),
+        (dict(dtype="float16", device="cpu"), "float16 on a CPU: expected bfloat16"),
         (dict(config="nobody"), "config nobody not found"),
         (dict(config="upernet_hire_t_ade20k"), r"iter_9\.pth is a network with depths"),
     ],

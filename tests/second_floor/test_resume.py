@@ -119,7 +119,7 @@ ITERATIONS = 16  # 4 epochs
 
 def train(
     work_dir, data, by_epoch, checkpoint, crash=None, start="auto", seed=0, wrapper="OptimWrapper",
-    apart=False, **settings,
+    apart=False, hooks=(), **settings,
 ):  # fmt: skip
     """Train the model in this process, by anybody's runner; the settings are a config's."""
     if by_epoch:
@@ -145,7 +145,7 @@ def train(
                 save_best="score", rule="greater",
             )
         ),
-        custom_hooks=[dict(type="EMAHook", momentum=0.1)],
+        custom_hooks=[dict(type="EMAHook", momentum=0.1), *hooks],
         randomness=dict(seed=seed, diff_rank_seed=apart),
         experiment_name=f"{Path(work_dir).name}-{next(NUMBERS)}",  # or it would share their log
         log_level="WARNING",
@@ -227,25 +227,41 @@ def test_a_drawn_seed_is_taken_from_the_checkpoint(fast, tmp_path):
 
 
 @OPTIM_WRAPPERS.register_module()
-class ScaledOnCpu(AmpOptimWrapper):
+class Scaled(AmpOptimWrapper):
     """Mmengine's, whose constructor refuses a CPU; what follows does not."""
 
     def __init__(self, **settings):
+        scale = dict(init_scale=2.0**10, growth_interval=3)
+        if torch.cuda.is_available():
+            super().__init__(loss_scale=scale, **settings)
+            return
         OptimWrapper.__init__(self, **settings)
-        self.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+        self.loss_scaler = torch.amp.GradScaler("cpu", **scale)
         self._scale_update_param, self.cast_dtype = None, torch.bfloat16
 
 
 def test_a_gradient_scaler_goes_on(fast, tmp_path):
-    train(tmp_path / "whole", *LOOPS["endless"], wrapper="ScaledOnCpu")
+    train(tmp_path / "whole", *LOOPS["endless"], wrapper="Scaled")
     crash = CrashHook(iteration=11)
     with pytest.raises(CrashError):
-        train(tmp_path / "crash", *LOOPS["endless"], crash, wrapper="ScaledOnCpu")
-    train(tmp_path / "crash", *LOOPS["endless"], wrapper="ScaledOnCpu")
+        train(tmp_path / "crash", *LOOPS["endless"], crash, wrapper="Scaled")
+    train(tmp_path / "crash", *LOOPS["endless"], wrapper="Scaled")
     wanted = result(tmp_path / "whole")
     scaler = wanted[f"iter_{ITERATIONS}.pth"]["optimizer"]["loss_scaler"]
     assert scaler["scale"] == 2.0 ** (10 + ITERATIONS // 3)
     assert chaos.difference(wanted, result(tmp_path / "crash")) is None
+
+
+def test_mixed_precision_goes_on_bit_for_bit(fast, tmp_path):
+    hooks = [dict(type="hire_mlp_mm.FormHook", dtype="bfloat16")]
+    train(tmp_path / "float32", *LOOPS["endless"])
+    train(tmp_path / "whole", *LOOPS["endless"], hooks=hooks)
+    with pytest.raises(CrashError):
+        train(tmp_path / "crash", *LOOPS["endless"], CrashHook(iteration=11), hooks=hooks)
+    train(tmp_path / "crash", *LOOPS["endless"], hooks=hooks)
+    wanted = result(tmp_path / "whole")
+    assert chaos.difference(wanted, result(tmp_path / "crash")) is None
+    assert chaos.difference(wanted, result(tmp_path / "float32")) is not None
 
 
 def test_a_step_draws_what_its_number_says():

@@ -129,7 +129,7 @@ def one_description(run: Run) -> Iterator[str]:
 def boxes_of_samples(run: Run) -> Iterator[str]:
     """Find metrics without a file of their own whose samples bring no boxes along."""
     for judge in run.judges:
-        lacks_file = type(judge.metric).__name__ == "CocoMetric" and not judge.ann_file
+        lacks_file = judge.is_coco and not judge.ann_file
         for step in steps(getattr(judge.dataset, "pipeline", [])) if lacks_file else []:
             keys = getattr(step, "meta_keys", ())
             if is_a(step, "PackDetInputs") and "instances" not in keys:
@@ -144,7 +144,7 @@ def boxes_of_samples(run: Run) -> Iterator[str]:
 def masks(run: Run) -> Iterator[str]:
     """Find metrics of masks over a model that gives none."""
     for judge in run.judges:
-        asked = is_a(judge.metric, "CocoMetric") and "segm" in judge.metric.metrics
+        asked = is_a(judge.metric, "CocoMetric") and "segm" in getattr(judge.metric, "metrics", ())
         if asked and gives_no_masks(run.model):
             yield (
                 f"{judge.key} asks for 'segm', and the model ({type(run.model).__name__}) gives no "
@@ -283,8 +283,10 @@ def figures(side: Side) -> list[str] | None:
     return found or None
 
 
-def coco_figures(metric: Any) -> list[str]:
+def coco_figures(metric: Any) -> list[str] | None:
     """List the figures of mmdet's CocoMetric."""
+    if not hasattr(metric, "metrics"):  # MMPose's, of the same name
+        return None
     boxes = ["mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"]
     recalls = ["AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000"]
     names: list[str] = []

@@ -25,10 +25,14 @@ class Judge:
     dataset_key: str
 
     @property
+    def is_coco(self) -> bool:
+        """Tell whether it is mmdet's CocoMetric; MMPose has another of the same name."""
+        return type(self.metric).__name__ == "CocoMetric" and hasattr(self.metric, "metrics")
+
+    @property
     def ann_file(self) -> str:
         """Return the COCO file that mmdet's CocoMetric has read; empty for others."""
-        of_coco = type(self.metric).__name__ == "CocoMetric"
-        return str(self.options.get("ann_file") or "") if of_coco else ""
+        return str(self.options.get("ann_file") or "") if self.is_coco else ""
 
     @cached_property
     def content(self) -> dict[str, Any]:

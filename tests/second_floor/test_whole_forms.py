@@ -1,0 +1,297 @@
+"""Do whole models give the plain one's numbers in every form, and is what cannot be refused?"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.utils import import_modules_from_strings
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hire_mlp_mm.engine.forms import DROPOUTS, FormHook, fuse_model, half_type, mix_precision
+from hire_mlp_mm.errors import UserError
+from hire_mlp_mm.hire_mlp import HireMLPNet
+from tests.conftest import NANO, ROOT, needs_compiler
+from tests.second_floor.test_predict import DIMS, MODELS_OF, randomised
+
+GN = dict(type="GN", num_groups=2)
+BN, SYNC_BN = dict(type="BN"), dict(type="SyncBN")
+SMALL = f"backbone=dict(arch=dict(_delete_=True, **{NANO}))"
+MODELS_WITH = {
+    **MODELS_OF,
+    "one stage": f"""
+_base_ = "{ROOT}/configs/retinanet_hire_nano_shapes.py"
+model = dict({SMALL}, neck=dict(in_channels={DIMS[1:]}, norm_cfg=dict(type="BN")))
+""",
+    "semantic FPN": f"""
+_base_ = "{ROOT}/configs/semantic_fpn_hire_s_ade20k.py"
+model = dict({SMALL}, neck=dict(in_channels={DIMS}), decode_head=dict(num_classes=3))
+""",
+}
+TASKS = ["detection", "segmentation", "classification"]
+SAMPLES = dict(mmdet="DetDataSample", mmseg="SegDataSample", mmpretrain="DataSample")
+
+
+def build(task: str, text: str = "") -> tuple[nn.Module, Any]:
+    """A model with random weights and norms, and its config."""
+    cfg = Config.fromstring(MODELS_WITH[task] + text, ".py")
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = randomised(MODELS.build(cfg.model))
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            for value, low in ((module.running_mean, -0.2), (module.running_var, 0.7)):
+                value.uniform_(low, low + 0.6)
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    return model.eval(), cfg
+
+
+def batch(cfg: Any, height: int = 96, width: int = 128) -> dict[str, Any]:
+    """A batch of one image, as a data loader gives it."""
+    (structures,) = import_modules_from_strings([f"{cfg.default_scope}.structures"])
+    kind = getattr(structures, SAMPLES[cfg.default_scope])
+    sizes = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
+    coarse = torch.rand(1, 3, height // 16, width // 16) * 255
+    image = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
+    return dict(inputs=[image.byte()], data_samples=[kind(metainfo=sizes)])
+
+
+def tensors(outputs: Any) -> list[Tensor]:
+    """The tensors in nested tuples and lists."""
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    return [one for part in outputs for one in tensors(part)]
+
+
+def formed(model: nn.Module, **options: Any) -> tuple[nn.Module, FormHook]:
+    """A copy of a model in the form that a test with these options gives it, and what gave it."""
+    runner = SimpleNamespace(model=copy.deepcopy(model), logger=Mock())
+    hook = FormHook(**options)
+    hook.before_test_epoch(runner)
+    return runner.model, hook
+
+
+# Fused ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", MODELS_WITH)
+def test_a_fused_model_is_exact(task):
+    model, cfg = build(task)
+    fused = fuse_model(model.double())
+    with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        data = model.data_preprocessor(batch(cfg))
+        data["inputs"] = data["inputs"].double()
+        ours, theirs = (tensors(one(**data, mode="tensor")) for one in (fused, model))
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    assert not any(isinstance(m, (_BatchNorm, *DROPOUTS)) for m in fused.modules())
+    assert getattr(fused, "auxiliary_head", None) is None
+    assert any(isinstance(m, _BatchNorm) for m in model.modules())
+    assert (getattr(model, "auxiliary_head", None) is not None) == (task == "segmentation")
+
+
+@pytest.mark.parametrize(
+    ("options", "folds"),
+    [
+        (dict(norm_cfg=BN), True),
+        (dict(norm_cfg=SYNC_BN), True),
+        (dict(norm_cfg=BN, bias=True, act_cfg=None, conv_cfg=dict(type="Conv2d")), True),
+        (dict(norm_cfg=BN, order=("act", "conv", "norm"), groups=2), True),
+        (dict(norm_cfg=BN, padding_mode="reflect", padding=1), True),
+        (dict(norm_cfg=dict(BN, affine=False)), True),
+        (dict(norm_cfg=GN), False),
+        (dict(norm_cfg=BN, order=("norm", "conv", "act")), False),
+        (dict(norm_cfg=BN, order=("conv", "act", "norm")), False),
+        (dict(norm_cfg=BN, conv_cfg=dict(type="ConvWS")), False),
+        (dict(norm_cfg=BN, with_spectral_norm=True), False),
+        (dict(norm_cfg=dict(BN, track_running_stats=False)), False),
+        (dict(), False),
+    ],
+)
+def test_what_is_folded_and_what_is_left(options, folds):
+    block = ConvModule(4, 4, 3, **options)
+    if isinstance(block.norm, _BatchNorm) and block.norm.running_mean is not None:
+        block.norm.running_mean.uniform_(-1, 1)
+        block.norm.running_var.uniform_(0.5, 2)
+    model = nn.ModuleDict(dict(backbone=HireMLPNet(NANO), block=block)).double().eval()
+    fused = fuse_model(model)["block"]
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), block(x), rtol=1e-10, atol=1e-10)
+    assert (fused.norm is None) == (folds or not options)
+    assert (block.norm is None) == (not options)
+
+
+def test_convolutions_that_share_a_weight_have_each_its_own_norm():
+    first, second = (ConvModule(4, 4, 3, norm_cfg=BN) for _ in range(2))
+    second.conv = first.conv
+    second.bn.running_var.fill_(4)
+    model = nn.ModuleDict(dict(backbone=HireMLPNet(NANO), a=first, b=second)).double().eval()
+    fused = fuse_model(model)
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    for name in "ab":
+        torch.testing.assert_close(fused[name](x), model[name](x), rtol=1e-10, atol=1e-10)
+
+
+# All forms --------------------------------------------------------------------------------------
+
+
+FORMS = [
+    dict(fused=fused, dtype=dtype, channels_last=last)
+    for fused, dtype, last in itertools.product([False, True], [None, "auto"], [False, True])
+][1:]
+
+
+def assert_near(found: Any, plain: Any, task: str, exact: bool) -> None:
+    """Compare data samples, to float32's rounding or to bfloat16's."""
+    if task == "detection":
+        ours, theirs = found.pred_instances, plain.pred_instances
+        assert ours.scores.dtype == ours.bboxes.dtype == torch.float32
+        assert len(ours) == len(theirs) > 3
+        near = dict(rtol=1e-3, atol=1e-3) if exact else dict(rtol=0.1, atol=0.05)
+        torch.testing.assert_close(ours.scores, theirs.scores, **near)
+        if exact:
+            torch.testing.assert_close(ours.bboxes, theirs.bboxes, rtol=1e-3, atol=0.02)
+            assert (ours.masks != theirs.masks).float().mean() < 1e-3
+    elif task == "segmentation":
+        logits = found.seg_logits.data
+        assert logits.dtype == torch.float32
+        differ = (found.pred_sem_seg.data != plain.pred_sem_seg.data).float().mean()
+        assert differ < (1e-3 if exact else 0.1)
+    else:
+        assert found.pred_score.dtype == torch.float32
+        assert (found.pred_score - plain.pred_score).abs().max() < (1e-4 if exact else 0.05)
+
+
+def check_form(task: str, form: dict[str, Any]) -> None:
+    model, cfg = build(task)
+    changed, hook = formed(model, **form)
+    seen = set()
+    changed.backbone.stages[0].register_forward_hook(lambda *call: seen.add(call[2].dtype))
+    data = batch(cfg)
+    with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        (plain,) = model.test_step(copy.deepcopy(data))
+        (found,) = changed.test_step(data)
+    hook.after_run(None)
+    assert_near(found, plain, task, exact=form["dtype"] is None)
+    assert seen == {torch.float32 if form["dtype"] is None else torch.bfloat16}
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: "+".join(k for k in form if form[k]))
+@pytest.mark.parametrize("task", TASKS)
+def test_every_form_is_near_the_plain_model(task, form):
+    check_form(task, form)
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dtype", [None, "auto"])
+def test_every_form_is_near_when_compiled(dtype, fused):
+    check_form("detection", dict(fused=fused, dtype=dtype, channels_last=fused, compiled=True))
+
+
+# Mixed precision --------------------------------------------------------------------------------
+
+
+def test_rois_and_boxes_are_not_rounded():
+    """Bfloat16 has steps of 4 between 512 and 1024."""
+    model, cfg = build("detection")
+    mix_precision(model, torch.bfloat16)
+    rois: list[Tensor] = []
+    for extractor in [*model.roi_head.bbox_roi_extractor, *model.roi_head.mask_roi_extractor]:
+        for layer in extractor.roi_layers:
+            layer.register_forward_pre_hook(lambda _, inputs: rois.append(inputs[1]))
+    with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        (found,) = model.test_step(batch(cfg, 600, 900))
+    for boxes in (torch.cat(rois), found.pred_instances.bboxes):
+        assert boxes.dtype == torch.float32
+        assert (boxes.bfloat16() != boxes).any()
+
+
+def test_what_follows_the_heads_is_computed_without_autocast():
+    model, cfg = build("one stage")
+    mix_precision(model, torch.bfloat16)
+    head, seen = model.bbox_head, []
+    inner = head.bbox_coder.decode
+    head.bbox_coder.decode = lambda *args, **options: (
+        seen.append((torch.is_autocast_enabled("cpu"), {arg.dtype for arg in args[:2]})),
+        inner(*args, **options),
+    )[1]
+    with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model.test_step(batch(cfg))
+    assert seen == [(False, {torch.float32})]
+
+
+def test_a_model_that_fails_leaves_autocast():
+    """Else what comes after an image that was refused would be computed in it, too."""
+    model, _ = build("classification")
+    mix_precision(model, torch.bfloat16)
+    with pytest.raises(ValueError, match=r"expected \(N, 3, H, W\)"):
+        model(torch.randn(1, 4, 64, 64))
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_test_time_augmentation_is_in_mixed_precision():
+    from mmseg.models import SegTTAModel
+
+    model, cfg = build("segmentation")
+    tta = SegTTAModel(module=model)
+    changed, _ = formed(tta, fused=True, dtype="bfloat16")
+    seen = []
+    changed.module.backbone.register_forward_hook(lambda *call: seen.append(call[2][0].dtype))
+    data = batch(cfg)
+    data["data_samples"][0].set_metainfo(dict(flip=False, flip_direction=None, img_path="a"))
+    twice = {key: [value, value] for key, value in data.items()}
+    with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        changed.test_step(twice)
+    assert seen == [torch.bfloat16] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype"),
+    [
+        ("auto", "cpu", torch.bfloat16),
+        ("auto", "cuda:1", torch.float16),
+        ("bfloat16", "cuda", torch.bfloat16),
+        ("float16", "cuda", torch.float16),
+    ],
+)
+def test_the_type_is_chosen_by_the_device(name, device, dtype):
+    assert half_type(name, device) == dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("float16", "float16 on a CPU: expected bfloat16"), ("int8", "dtype int8: expected one of")],
+)
+def test_a_type_that_cannot_be_is_refused(name, line):
+    with pytest.raises(UserError, match=line):
+        half_type(name, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "line"),
+    [
+        ("model['backbone']['with_cp'] = True", dict(compiled=True), "expected with_cp=False"),
+        ("model['backbone']['shift_padding'] = 'zero'", dict(fused=True), "--fuse: backbone"),
+    ],
+)
+def test_forms_that_a_config_rules_out_are_refused_in_a_line(text, form, line):
+    model, _ = build("segmentation", text)
+    with pytest.raises(UserError, match=line) as error:
+        formed(model, **form)
+    assert "\n" not in str(error.value)
