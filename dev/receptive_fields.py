@@ -22,11 +22,10 @@ import numpy as np
 import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from hire_mlp_mm import HireMLPNet
 from hire_mlp_mm.bench.candidates import build_peer
-from hire_mlp_mm.explain.fields import Field, receptive_fields
+from hire_mlp_mm.explain.fields import CALIBRATED, Field, calibrate, receptive_fields
 from hire_mlp_mm.explain.plots import plot_fields
 from hire_mlp_mm.explain.run import middle, middles
 from hire_mlp_mm.hire_mlp import HireModule, init_module
@@ -34,7 +33,6 @@ from hire_mlp_mm.prediction import Predictor
 from hire_mlp_mm.prediction.inputs import find_inputs, load_image
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-CALIBRATED = 8  # photographs that the BatchNorm statistics are of
 HELD = "Hire-Small,\ngate's mean held"
 ROWS = {"Hire-Small": False, HELD: True}
 PEERS = {"Swin-T": "swin-t", "ResNet-50": "resnet-50"}
@@ -76,25 +74,6 @@ def hold_gates(net: nn.Module) -> nn.Module:
 def held_gate(module: HireModule, *branches: Tensor) -> Tensor:
     """Weigh branches as `HireModule.gate` does, as if their means were fixed."""
     return HireModule.gate(module, *(branch.detach() for branch in branches))
-
-
-def calibrate(net: nn.Module, images: list[Tensor]) -> nn.Module:
-    """Give every BatchNorm weight 1 and the statistics of images; end in evaluation mode.
-
-    ResNet begins a training with weights of 0, so that its blocks do nothing at first.
-    """
-    net.eval()
-    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
-    for norm in norms:
-        nn.init.ones_(norm.weight)
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over all
-        norm.train()
-    with torch.no_grad():
-        for image in images if norms else ():
-            net(image[None])
-    net.eval()
-    return net.requires_grad_(False)
 
 
 def build(title: str, images: list[Tensor]) -> nn.Module:

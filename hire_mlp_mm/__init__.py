@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import checkpoint, configure, deploy, engine, fuse, lean, mmcv_ops, weights
+    from . import checkpoint, configure, deploy, engine, explain, fuse, lean, mmcv_ops, weights
     from .backbone import HireMLP
     from .checkpoint import from_pretrained, load_weights
     from .hire_mlp import HireMLPNet
@@ -33,6 +33,7 @@ __all__ = [
     "configure",
     "deploy",
     "engine",
+    "explain",
     "from_pretrained",
     "fuse",
     "lean",

@@ -99,12 +99,15 @@ def load_weights(net: nn.Module, source: str | os.PathLike[str], prefix: str = "
 def from_pretrained(source: str | os.PathLike[str], prefix: str = "", **options: Any) -> HireMLPNet:
     """Build a network in the depths and dims of a weight file, and load the file strictly.
 
-    A file does not show how far its network shifts: one of other shifts than the paper's needs
-    `HireMLPNet` with an `arch` of its own, and `load_weights`.
+    Regions and shifts are the paper's. A file does not show how far its network shifts: for other
+    shifts, call `HireMLPNet` with an `arch` of your own, then `load_weights`.
 
     Args:
         source, prefix: as for `load_weights`, with its errors.
         options: of `HireMLPNet`, such as `out_indices`.
+
+    Returns:
+        The network, in training mode.
     """
     stages = layout(read_backbone(source, prefix))
     if not stages:

@@ -172,6 +172,15 @@ def batch_linear(x: Tensor, weight: Tensor, start: Tensor) -> Tensor:
     return linear(x[0], weight[0], add=start[0])[None]
 
 
+def mean_of(x: Tensor) -> Tensor:
+    """Average a map (B, H, W, C): (B, C); on a CPU by a product, of which bfloat16 gains most."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype == torch.float16:
+        return x.mean((1, 2))
+    tokens = x.flatten(1, 2)
+    ones = tokens.new_ones(len(tokens), 1, tokens.shape[1])
+    return torch.bmm(ones, tokens)[:, 0] / tokens.shape[1]
+
+
 # Modules: maps are (B, H, W, C) -----------------------------------------------------------------
 
 
@@ -245,7 +254,7 @@ class FusedBranch(nn.Module):
         """
         axis, p = self.axis - 1, self.region_size
         regions = hidden.shape[axis]
-        mean = F.pad(hidden.mean((1, 2)), (0, 1), value=1.0)[:, None] * (regions / size)
+        mean = F.pad(mean_of(hidden), (0, 1), value=1.0)[:, None] * (regions / size)
         last = F.pad(hidden.select(axis, regions - 1).mean(1), (0, 1), value=1.0)[:, None] / size
         beyond = torch.arange(p, device=hidden.device) >= size - (regions - 1) * p
         return mean - last * beyond[:, None]
@@ -338,7 +347,7 @@ class FusedBlock(nn.Module):
         B, H, W, C = x.shape
         by_height = self.height.hidden_means(height, H).flatten(1)
         by_width = self.width.hidden_means(width, W).flatten(1)
-        means = torch.cat([x.mean((1, 2)), by_height, by_width], 1)
+        means = torch.cat([mean_of(x), by_height, by_width], 1)
         gate = F.gelu(linear(means, self.gate1, self.gate1_bias))
         gate = linear(gate, self.gate2, self.gate2_bias)
         # (B, 3 * C) -> (B, 3, C)

@@ -15,9 +15,11 @@ from .meters import KINDS
 
 def setting(settings: Settings) -> dict[str, Any]:
     """List the settings and the machine, on which the figures depend."""
-    gpu = torch.cuda.get_device_name() if settings.device.startswith("cuda") else None
+    device = settings.device
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    changed = [f"{key}={value}" for key, value in settings.cfg_options.items()]
     return dict(
-        **(dict(model=settings.config) if settings.config else {}),
+        **(dict(model=" ".join([settings.config, *changed])) if settings.config else {}),
         size="{}x{}".format(*settings.size),
         batch=settings.batch,
         mode="training step" if settings.train else "inference",
@@ -48,7 +50,7 @@ def table(candidates: Sequence[Figures], settings: Settings) -> str:
     bases = [c for c in candidates if c.name == name] or candidates[-1:]
     base = min(bases, key=lambda c: c.dtype != "float32")
     rows = [["network", "type", "params", "MACs", "median", "10 % to 90 %", "images/s"]]
-    rows[0] += [f"of {base.name}", "of limit", "peak", "kept"]
+    rows[0] += [f"of {full_name(base)}", "of limit", "peak", "kept"]
     for c in candidates:
         ordered = sorted(c.times)
         low, high = ordered[len(ordered) // 10], ordered[-1 - len(ordered) // 10]

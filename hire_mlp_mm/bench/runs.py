@@ -79,7 +79,7 @@ def serve(connection: Connection, name: str, settings: Settings) -> None:
         )
         while True:
             connection.send(answers[connection.recv()]())
-    except (EOFError, BrokenPipeError):  # nobody asks any more
+    except (EOFError, ConnectionError):  # nobody asks any more
         pass
     except Exception as error:  # told by the process that asked
         connection.send(str(error) if isinstance(error, UserError) else describe(error))

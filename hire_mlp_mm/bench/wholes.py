@@ -33,6 +33,7 @@ from ..engine.agreement.classes import heads
 from ..engine.config import model_of
 from ..engine.forms import backbones, fuse_model, half_type, mix_precision, use_channels_last
 from ..engine.quiet import quiet
+from ..errors import UserError
 from ..prediction.predictor import building
 from .candidates import PEERS, Figures, Settings, compiler, parse_name, set_up
 from .meters import peak_bytes, start_peak, timed, wait_for
@@ -41,7 +42,8 @@ PASS, KEPT = 300, 100  # boxes of a detector with random weights
 OBJECTS = 7  # in a picture to train on, as in COCO's
 SAMPLES = dict(mmdet="DetDataSample", mmseg="SegDataSample", mmpretrain="DataSample")
 WITHIN = "roi_head"  # whose parts are named, and not itself
-CALLED = ("data_preprocessor", "backbone", "neck")  # as modules; of others the layers may be
+# Always called as modules; of the others hosts call some layers past the forward of the whole.
+CALLED = ("data_preprocessor", "backbone", "neck")
 PARTED = 3  # runs
 
 
@@ -58,10 +60,13 @@ class Whole:
         self.batch = settings.batch
         with quiet():
             cfg = load_config(str(settings.config), options=settings.cfg_options)
+            self.scope = cfg.default_scope
+            if self.scope not in SAMPLES:
+                expected = ", ".join(SAMPLES)
+                raise UserError(f"{settings.config} is of {self.scope}; expected one of {expected}")
             cfg = with_peer(cfg, form) if form in PEERS else cfg
             if "cp" in self.options:
                 find_network(cfg.model)[0].backbone.with_cp = True
-            self.scope = cfg.default_scope
             self.before = start_peak(self.image)
             self.build(cfg)
             self.count()

@@ -1,4 +1,4 @@
-"""Measure HireMLP, or a whole model, in several forms, side by side with other backbones.
+r"""Measure HireMLP, or a whole model, in several forms, side by side with other backbones.
 
     hire-mlp bench --size 512x512 --against reference swin-t
     hire-mlp bench --train --size 512x512 --forms plain plain+cp
@@ -27,7 +27,8 @@ A last table, with `--profile`, has the operations that take the time, as torch'
 them in a few runs more.
 
 The limit is the time that the machine needs at least: the network's multiply-adds at the rate of a
-large matrix product in the same type, or its image, weights and outputs at the rate of a copy.
+large matrix product in the same type, or its image, weights and outputs at the rate of a copy; of
+a whole model the former alone.
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{args.json} exists; name another file with --json")
     if args.config and args.arch:
         raise UserError(f"--arch {args.arch}: set it by --cfg-options model.backbone.arch=...")
+    if args.cfg_options and not args.config:
+        raise UserError("--cfg-options without a config; name one, or use --arch")
+    for name in ("batch", "runs", "threads"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: expected 1 or more")
     args.size = parse_size(args.size, 64 if args.config else 1, "such as 512x768")
     args.arch = args.arch or "small"
     forms = args.forms or (["plain"] if args.train else ["plain", "fused"])

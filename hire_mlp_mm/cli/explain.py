@@ -12,7 +12,8 @@ detector's neck, or the stages of the backbone. It needs torchcam (pip install t
 With --fields, the folder gets fields.png and fields.csv instead: how strongly each pixel moves the
 central token of each map of the backbone, on the average of all the images.
 
-Exit code 1 if an image could not be read; it is named and passed over.
+Exit code 1 if an image could not be read; it is named and passed over, but with --fields it ends
+the command.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ from ..prediction.inputs import find_inputs, load_image, read_shots
 from .formats import CheckError, Say
 from .runtime import Outputs, Runtime
 
-LAYERS = ("Conv", "Gemm", "MatMul")  # that are quantised, but for those whose weights FLOAT finds
+# What is quantised, but for those whose weights FLOAT finds, and the dimensions of its weights:
+# onnxruntime fails on a product of batches, with weights of more.
+LAYERS = {"Conv": 4, "Gemm": 2, "MatMul": 2}
 # The last layer of each head. With RetinaNet's in int8, onnxruntime 1.23 had an AP of 0.02, not of
 # 0.39. Stem, gates and first stage in float32 besides made no difference.
 FLOAT = r"(cls|reg|centerness|logits|conv_seg|head\.fc)\.weight$"
@@ -116,8 +118,9 @@ def quantise(model: Runtime, out: Path, images: Images) -> None:
     # Folds BatchNorm into the convolutions; the weights keep their names.
     shape_inference.quant_pre_process(model.path, out, skip_symbolic_shape=True)
     graph = onnx.load(out)
-    weights = {array.name for array in graph.graph.initializer}
-    layers = [n for n in graph.graph.node if n.op_type in LAYERS and n.input[1] in weights]
+    ranks = {one.name: len(one.dims) for one in graph.graph.initializer}
+    nodes = [node for node in graph.graph.node if node.op_type in LAYERS]
+    layers = [node for node in nodes if ranks.get(node.input[1]) == LAYERS[node.op_type]]
     chosen = [layer for layer in layers if not re.search(FLOAT, layer.input[1])]
     how = dict(
         library=f"onnxruntime {onnxruntime.__version__}",

@@ -36,19 +36,40 @@ Backbone = HireMLPNet | FusedHireMLP
 
 def backbones(model: nn.Module) -> list[Backbone]:
     """List the HireMLP networks in a model; raise UserError where there is none."""
-    found = [m for m in model.modules() if isinstance(m, (HireMLPNet, FusedHireMLP))]
+    found = [m for m in model.modules() if isinstance(m, Backbone)]
     if not found:
         raise UserError(f"no HireMLP in {type(model).__name__}; expected a model with one")
     return found
 
 
+def speed_up(model: nn.Module, fused: bool = False, dtype: torch.dtype | None = None) -> nn.Module:
+    """Return a model in the fastest form for inference that is asked for.
+
+    Args:
+        model: in evaluation mode, on its device; is changed, or left alone where `fused`.
+        fused: take the exact form; see `fuse_model`.
+        dtype: of mixed precision; see `mix_precision`.
+
+    Raises:
+        UserError: no HireMLP in the model, or one that cannot be fused.
+    """
+    if fused:
+        model = fuse_model(model)
+    if dtype is not None:
+        mix_precision(model, dtype)
+    if fused or dtype is not None:
+        use_channels_last(model)
+    return model
+
+
 def use_channels_last(model: nn.Module) -> None:
     """Lay convolution weights channels last in memory, and maps from the backbone on."""
     nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for backbone in backbones(model):
-        backbone.register_forward_pre_hook(
-            lambda _, inputs: (inputs[0].contiguous(memory_format=torch.channels_last),)
-        )
+    for module in model.modules():
+        if isinstance(module, Backbone):  # others hand on what their convolutions give
+            module.register_forward_pre_hook(
+                lambda _, inputs: (inputs[0].contiguous(memory_format=torch.channels_last),)
+            )
 
 
 # Fused ------------------------------------------------------------------------------------------
@@ -131,7 +152,7 @@ def mix_precision(model: nn.Module, dtype: torch.dtype, training: bool = False) 
         dtype: of the products.
         training: run so in training alone; else in evaluation alone.
     """
-    have_float_outputs(model)
+    forget = have_float_outputs(model)
     called = model
     while isinstance(inner := getattr(called, "module", None), nn.Module):
         called = inner  # of test-time augmentation
@@ -143,6 +164,7 @@ def mix_precision(model: nn.Module, dtype: torch.dtype, training: bool = False) 
 
     def leave(*_: Any) -> None:
         entered.pop().__exit__(None, None, None)
+        forget()
 
     called.register_forward_pre_hook(enter)
     called.register_forward_hook(leave, always_call=True)
@@ -151,16 +173,31 @@ def mix_precision(model: nn.Module, dtype: torch.dtype, training: bool = False) 
             module.to(dtype)
 
 
-def have_float_outputs(model: nn.Module) -> None:
+def have_float_outputs(model: nn.Module) -> Callable[[], None]:
     """Have RoIs and what heads give be in float32 under autocast, and all that follows from it.
 
     That is anchors, box coders, NMS, masks, losses, metrics. By themselves the hosts make anchors
     and round RoIs in the type of the maps, and bfloat16 has steps of 4 between 512 and 1024, so
-    that boxes would be pixels off. RoIAlign reads maps in float32, too.
+    that boxes would be pixels off. RoIAlign reads maps in float32, too: those of an image are
+    converted once for all stages.
+
+    Returns:
+        What forgets an image's maps.
     """
+    known: list[tuple[Tensor, Tensor]] = []
+
+    def once(given: Tensor) -> Tensor:
+        found = next((after for before, after in known if before is given), None)
+        if found is None:
+            found = as_float(given)
+            known.append((given, found))
+        return found
+
     for module in model.modules():
         if hasattr(module, "roi_layers"):
-            module.register_forward_pre_hook(lambda _, inputs: as_float(inputs))
+            module.register_forward_pre_hook(
+                lambda _, inputs: (tuple(map(once, inputs[0])), *as_float(inputs[1:]))
+            )
         if hasattr(module, "predict") or hasattr(module, "predict_by_feat"):
             module.register_forward_hook(lambda _, inputs, outputs: as_float(outputs))
         for name in ("predict_by_feat", "loss_by_feat"):
@@ -222,17 +259,20 @@ class FormHook(Hook):
         owner, name = runner, "model"
         while is_model_wrapper(getattr(owner, name)):
             owner, name = getattr(owner, name), "module"
-        if self.fused:
-            setattr(owner, name, fuse_model(getattr(owner, name)))
-            runner.logger.info("testing the exact inference form: BatchNorm is folded")
-        model = getattr(owner, name)
+        model, dtype = getattr(owner, name), None
         if self.dtype is not None:
             device = next(model.parameters()).device
             dtype = half_type(self.dtype, device)
-            mix_precision(model, dtype, training)
             runner.logger.info(f"mixed precision: float32 and {dtype}")
             if device.type == "cpu" and lacks_bfloat16():
                 runner.logger.warning("this CPU has no bfloat16: without --amp it is faster")
+        if not training:
+            model = speed_up(model, self.fused, dtype)
+            setattr(owner, name, model)
+        elif dtype is not None:
+            mix_precision(model, dtype, training)
+        if self.fused:
+            runner.logger.info("testing the exact inference form: BatchNorm is folded")
         if self.compiled:
             for backbone in backbones(model):
                 compile_blocks(backbone)

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UserError
+
+CALIBRATED = 8  # photographs that are enough for the BatchNorm statistics of a random network
 
 
 @dataclass
@@ -64,7 +67,7 @@ def receptive_fields(backbone: nn.Module, images: Iterable[Tensor], seed: int = 
         A field for each map, from the first to the last.
 
     Raises:
-        UserError: there is no image, or a token moves with no pixel.
+        UserError: there is no image, the backbone gives no maps, or a token moves with no pixel.
     """
     generator = torch.Generator().manual_seed(seed)
     sums: list[Tensor] = []
@@ -73,6 +76,12 @@ def receptive_fields(backbone: nn.Module, images: Iterable[Tensor], seed: int = 
         batch = image[None].detach().requires_grad_()
         with torch.enable_grad():
             maps = list(backbone(batch))
+        if any(one.dim() != 4 for one in maps):
+            shapes = ", ".join(str(tuple(one.shape)) for one in maps)
+            raise UserError(
+                f"{type(backbone).__name__} gives {shapes}; expected maps (1, C, h, w), "
+                f"whose tokens have receptive fields"
+            )
         strides = [round(image.shape[1] / one.shape[2]) for one in maps]
         sums = sums or [torch.zeros(image.shape[1:], dtype=torch.float64) for _ in maps]
         for total, one in zip(sums, maps, strict=True):
@@ -86,3 +95,22 @@ def receptive_fields(backbone: nn.Module, images: Iterable[Tensor], seed: int = 
         raise UserError("a token at the centre moves with no pixel; are the weights zero?")
     pairs = zip(strides, sums, strict=True)
     return [Field(stride, (total / total.sum()).numpy()) for stride, total in pairs]
+
+
+def calibrate(net: nn.Module, images: list[Tensor]) -> nn.Module:
+    """Give every BatchNorm weight 1 and the statistics of images; end in evaluation mode.
+
+    ResNet begins a training with weights of 0, so that its blocks do nothing at first.
+    """
+    net.eval()
+    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        nn.init.ones_(norm.weight)
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over all
+        norm.train()
+    with torch.no_grad():
+        for image in images if norms else ():
+            net(image[None])
+    net.eval()
+    return net.requires_grad_(False)

@@ -93,7 +93,7 @@ class Explainer(Predictor):
             model.test_cfg.mode = "whole"
         model.requires_grad_(False)
         self.maps: list[Tensor] = []
-        for module in watched(model, self.task):
+        for module in watched(self):
             module.register_forward_hook(self.watch)
 
     def watch(self, module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -185,13 +185,24 @@ class Undetached(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def watched(model: Any, task: str) -> list[nn.Module]:
+def watched(predictor: Predictor) -> list[nn.Module]:
     """Return the modules of a model whose maps LayerCAM looks at; see `Explainer`."""
-    if task != "classification" and getattr(model, "neck", None) is not None:
-        return [model.neck]
-    if isinstance(model.backbone, HireMLPNet):
-        return list(model.backbone.stages[-2:])
-    return [model.backbone]
+    neck = getattr(predictor.model, "neck", None)
+    if predictor.task != "classification" and isinstance(neck, nn.Module):
+        return [neck]
+    backbone = backbone_of(predictor)
+    return list(backbone.stages[-2:]) if isinstance(backbone, HireMLPNet) else [backbone]
+
+
+def backbone_of(predictor: Predictor) -> nn.Module:
+    """Return the backbone of a model, or raise UserError where it has none."""
+    backbone = getattr(predictor.model, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        kind = type(predictor.model).__name__
+        raise UserError(
+            f"{predictor.config}: {kind} has no `backbone` to look at; name another model"
+        )
+    return backbone
 
 
 def follow(output: Any) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..bench.candidates import PEERS, build_peer
 from ..disk import check_new_folder
+from ..engine.quiet import quiet
 from ..errors import UserError
 from ..prediction.base import raise_it
 from ..prediction.inputs import Source, describe_passed, find_inputs, is_exported, read_shots
@@ -21,8 +22,8 @@ from ..prediction.outputs import Pictures, save_rows
 from ..prediction.pictures import as_rgb
 from ..prediction.predictor import Predictor
 from ..prediction.run import Outcome, Say, Track, predict_all
-from .fields import Field, receptive_fields
-from .heat import Explainer
+from .fields import CALIBRATED, Field, calibrate, receptive_fields
+from .heat import Explainer, backbone_of
 
 SIDE = 448  # of the photographs whose pixels a receptive field has: 14 tokens at stride 32
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -53,7 +54,7 @@ def explain(
     Raises:
         UserError: what can be put right, before anything is written.
 
-    Example:
+    Examples:
         >>> done = hire_mlp_mm.explain.explain("work_dirs/mine", "photographs", "explained")
     """
     folder, sources = begin(checkpoint, inputs, out, say)
@@ -84,7 +85,7 @@ def compare_fields(
         checkpoint, inputs, say: see `explain`.
         out: a folder, new or empty, for `fields.png` and `fields.csv`.
         against: other networks: checkpoints or work dirs, or names of `bench.PEERS` such as
-            `swin-t`, with random weights.
+            `swin-t`, with random weights; see `calibrate` in fields.py.
         options: see `Predictor`.
 
     Returns:
@@ -101,16 +102,14 @@ def compare_fields(
             expected = f"a checkpoint, a work dir, or one of {', '.join(PEERS)}"
             raise UserError(f"--against {name}: expected {expected}")
     first = Predictor(checkpoint, **options)
-    networks = {Path(first.config).stem: (first, backbone_of(first))}
+    networks = {Path(first.config).stem: (first, backbone_of(first).requires_grad_(False))}
     for name in against:
         if name in PEERS:
-            peer: Any = build_peer(name).to(first.device)
-            peer.init_weights()
-            peer.eval()  # apart: some backbones return nothing here
-            networks[f"{name}, random weights"] = (first, peer)
+            networks[f"{name}, random weights"] = (first, peer_of(name, first, sources))
         else:
             other = Predictor(name, device=first.device)
-            networks[unlike(Path(other.config).stem, networks)] = (other, backbone_of(other))
+            key = unlike(Path(other.config).stem, networks)
+            networks[key] = (other, backbone_of(other).requires_grad_(False))
     found = {}
     for name, (predictor, backbone) in networks.items():
         found[name] = receptive_fields(backbone, middles(predictor, sources))
@@ -145,11 +144,14 @@ def begin(
     return folder, found.sources
 
 
-def backbone_of(predictor: Predictor) -> nn.Module:
-    """Return the backbone of a model, whose weights get no gradients from now on."""
-    model: Any = predictor.model
-    backbone: nn.Module = model.backbone
-    return backbone.requires_grad_(False)
+def peer_of(name: str, predictor: Predictor, sources: list[Source]) -> nn.Module:
+    """Build another backbone with random weights, the same each time."""
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        peer: Any = build_peer(name)
+        peer.init_weights()
+    images = list(middles(predictor, sources[:CALIBRATED]))
+    return calibrate(peer.to(predictor.device), images)
 
 
 def unlike(name: str, taken: Iterable[str]) -> str:

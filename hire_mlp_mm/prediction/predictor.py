@@ -27,7 +27,7 @@ from ..engine.batches import one_line_errors
 from ..engine.builds import named_faults
 from ..engine.checkpoints import load_checked, load_from_file, tensors_of
 from ..engine.config import innermost, model_of
-from ..engine.forms import fuse_model, half_type, mix_precision
+from ..engine.forms import half_type, speed_up
 from ..engine.harden import last_name
 from ..errors import UserError, first_line
 from ..files import IMAGES
@@ -100,11 +100,7 @@ class Predictor(BasePredictor):
         self.device = find_device(device)
         half = None if dtype is None else half_type(dtype, self.device)
         self.model, meta = load_model(self.cfg, self.checkpoint)
-        if fused:
-            self.model = fuse_model(self.model)
-        self.model.to(self.device).eval()
-        if half is not None:
-            mix_precision(self.model, half)
+        self.model = speed_up(self.model.to(self.device).eval(), fused, half)
         self.classes = names_of(meta, self.cfg, self.model)
         self.palette = palette_for(meta.get("palette"), len(self.classes))
         self.choice = choose(score_thr, classes, self.classes, self.task)

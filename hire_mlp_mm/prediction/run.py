@@ -102,8 +102,9 @@ def predict_all(
         outcome.faults.append(str(error))
         say(str(error))
 
+    total = count_shots(sources)
     start = time.perf_counter()
-    for one in track(predictor.predict(sources, report), count_shots(sources)):
+    for one in track(predictor.predict(sources, report), total):
         yield one
         outcome.images += 1
     outcome.seconds = time.perf_counter() - start

@@ -52,6 +52,7 @@ def test_the_api_has_every_public_name(module):
         )
     ]
     assert not absent
+    assert len(set(API)) == len(API)
 
 
 def test_the_readme_is_short():

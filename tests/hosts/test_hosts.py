@@ -75,7 +75,7 @@ def test_a_pose_estimator_trains_and_is_tested(config, people):
     runner.train()
     after = dict(runner.model.backbone.named_parameters())
     assert [name for name, p in before.items() if torch.equal(p, after[name])] == []
-    assert "coco/AP" in runner.message_hub.get_info("best_key", "coco/AP")
+    assert "val/coco/AP" in runner.message_hub.log_scalars
     assert list((people / "work").glob("*.pth"))
 
 

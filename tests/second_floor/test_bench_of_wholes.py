@@ -10,8 +10,10 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hire_mlp_mm.bench.candidates import Settings
+from hire_mlp_mm.bench.report import setting
 from hire_mlp_mm.bench.wholes import KEPT, Parts, Whole, picture, predict, random_model
 from hire_mlp_mm.engine import load_config
+from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.lean import RecomputedBlock
 from tests.conftest import ROOT
 from tests.second_floor.test_predict import MODELS_OF
@@ -118,6 +120,18 @@ def test_a_detector_with_random_weights_keeps_boxes():
     image = picture(96, 128)
     found = predict(random_model(cfg, image), "mmdet", [image])[0].pred_instances
     assert len(found) == KEPT
+
+
+def test_a_config_of_another_host_is_refused(tmp_path):
+    config = tmp_path / "pose.py"
+    config.write_text('default_scope = "mmpose"\nmodel = dict(type="TopdownPoseEstimator")\n')
+    with pytest.raises(UserError, match=r"pose\.py is of mmpose; expected one of mmdet, mmseg"):
+        Whole("plain", Settings(config=str(config), size=(64, 96)))
+
+
+def test_the_heading_has_the_changes_of_the_config():
+    told = setting(Settings(config="mine.py", cfg_options={"model.neck": None}))
+    assert told["model"] == "mine.py model.neck=None"
 
 
 @pytest.mark.slow

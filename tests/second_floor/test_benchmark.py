@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
 
-from hire_mlp_mm.bench import PEERS, Candidate, Settings
+from hire_mlp_mm.bench import PEERS, Candidate, Settings, runs
 from hire_mlp_mm.bench.meters import KINDS, kept_bytes, profiled
 
 
@@ -72,6 +73,15 @@ def test_the_time_of_operations_is_that_of_their_kind():
     assert known > kinds["all else"]
 
 
+@pytest.mark.parametrize("end", [EOFError, BrokenPipeError, ConnectionResetError])
+def test_a_candidate_that_nobody_asks_ends_in_silence(end, monkeypatch):
+    """A peer that closes with figures unread is a reset."""
+    monkeypatch.setattr(runs, "build", Mock())
+    connection = Mock(recv=Mock(side_effect=end))
+    runs.serve(connection, "plain", Settings())
+    assert connection.send.call_count == 1  # its figures
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -87,6 +97,10 @@ def test_the_time_of_operations_is_that_of_their_kind():
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
         (["retinanet_hire_nano_shapes", "--arch", "tiny"], "--cfg-options model.backbone.arch="),
+        (["--cfg-options", "model.backbone.arch=tiny"], "--cfg-options without a config; name one"),
+        (["--batch", "0"], "--batch 0: expected 1 or more"),
+        (["--runs", "0"], "--runs 0: expected 1 or more"),
+        (["--threads", "-1"], "--threads -1: expected 1 or more"),
         (["retinanet_hire_nano_shapes", "--against", "reference"], "expected plain, fused, swin-t"),
         (["retinanet_hire_nano_shapes", "--forms", "swin-t+compile"], "+compile is for HireMLP"),
         (["retinanet_hire_other", "--forms", "plain"], "plain: config retinanet_hire_other not f"),

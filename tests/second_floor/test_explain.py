@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hire_mlp_mm import HireMLPNet
+from hire_mlp_mm import HireMLPNet, Predictor
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.explain import compare_fields, explain, receptive_fields
 from hire_mlp_mm.explain.fields import Field
@@ -68,8 +68,6 @@ def test_a_map_for_each_class(task, explainer_of, tmp_path):
 
 
 def test_a_classifier_explains_its_best_class(explainer_of, work_dirs, tmp_path):  # noqa: F811
-    from hire_mlp_mm import Predictor
-
     image = save(tmp_path / "a.png", 3)
     (found,) = explainer_of("classification")(image)
     (said,) = Predictor(work_dirs["classification"])(image)
@@ -142,13 +140,16 @@ def test_what_cannot_be_explained(work_dirs, clip, tmp_path, monkeypatch):  # no
         explain(work_dirs["detection"], clip, out)
     with pytest.raises(UserError, match="is exported and has no gradients; name the checkpoint"):
         explain("a.onnx", image, out)
-    with pytest.raises(UserError, match=r"no class 'circl'; near it: circle"):
-        explain(work_dirs["detection"], image, out, classes=["circl"])
     monkeypatch.delitem(sys.modules, "torchcam.methods", raising=False)
     monkeypatch.setitem(sys.modules, "torchcam", None)
     with pytest.raises(UserError, match=r"torchcam is not installed.*pip install torchcam"):
         explain(work_dirs["detection"], image, out)
     assert not out.exists()
+
+
+def test_an_unknown_class_is_named(explainer_of):
+    with pytest.raises(UserError, match=r"no class 'circl'; near it: circle"):
+        explainer_of("detection", classes=["circl"])
 
 
 def test_a_model_without_gradients(explainer_of, tmp_path):
@@ -233,6 +234,7 @@ def test_the_cross_of_a_block(held):
     [
         (Maps(nn.Conv2d(3, 4, 1)), 0, "no image to measure a receptive field with"),
         (Maps(nn.Conv2d(3, 4, 1), nn.Threshold(1e9, 0)), 1, "a token at the centre moves with no"),
+        (Maps(nn.Conv2d(3, 4, 1), nn.Flatten()), 1, r"Maps gives \(1, 16384\); expected maps"),
     ],
 )
 def test_no_field(net, number, line):
@@ -240,18 +242,34 @@ def test_no_field(net, number, line):
         receptive_fields(net, images(number))
 
 
+def test_a_model_without_a_backbone(work_dirs, tmp_path, monkeypatch):  # noqa: F811
+    """As one that holds its detector elsewhere."""
+    init = Predictor.__init__
+
+    def bare(self, *args, **options):
+        init(self, *args, **options)
+        self.model = nn.Sequential(self.model)
+
+    monkeypatch.setattr(Predictor, "__init__", bare)
+    image = save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"\.py: Sequential has no `backbone` to look at"):
+        compare_fields(work_dirs["segmentation"], image, tmp_path / "out")
+
+
 def test_fields_side_by_side(work_dirs, photographs, tmp_path):  # noqa: F811
     lines: list[str] = []
     out = tmp_path / "out"
     inputs = [photographs / "a.png", photographs / "b.jpg"]
-    others = [str(work_dirs["segmentation"])]
+    others = [str(work_dirs["segmentation"]), "resnet-50"]
     found = compare_fields(work_dirs["detection"], inputs, out, against=others, say=lines.append)
-    assert list(found) == ["detection", "segmentation"]
+    assert list(found) == ["detection", "segmentation", "resnet-50, random weights"]
     assert [one.stride for one in found["segmentation"]] == [4, 8, 16, 32]
     assert files_of(out) == ["fields.csv", "fields.png"]
     rows = (out / "fields.csv").read_text().splitlines()
     assert rows[0] == "network,stride,half,90%"
-    assert len(rows) == len(lines) + 1 == 9
+    assert len(rows) == len(lines) + 1 == 13
+    widest = found["resnet-50, random weights"][-1]
+    assert widest.side(0.5) > 64  # its blocks work, which begin a training with weights of 0
     assert lines[0].startswith("detection, stride 4: half within ")
     with pytest.raises(UserError, match=r"--against swim-t: expected .* swin-t"):
         compare_fields(work_dirs["detection"], inputs, tmp_path / "no", against=["swim-t"])

@@ -13,7 +13,7 @@ from torch._dynamo.backends.common import aot_autograd
 
 from hire_mlp_mm import HireMLP
 from hire_mlp_mm.compiling import compile_blocks, compiling
-from hire_mlp_mm.engine.forms import use_channels_last
+from hire_mlp_mm.engine.forms import backbones, use_channels_last
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.fuse import fuse
 from tests.conftest import NANO, SHALLOW, needs_compiler
@@ -77,4 +77,4 @@ def test_channels_last(fused):
 
 def test_a_model_without_hire_mlp_is_told_so():
     with pytest.raises(UserError, match="no HireMLP in Sequential; expected a model with one"):
-        use_channels_last(nn.Sequential(nn.Conv2d(3, 3, 1)))
+        backbones(nn.Sequential(nn.Conv2d(3, 3, 1)))

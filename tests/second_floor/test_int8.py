@@ -28,17 +28,21 @@ HEADS = dict(segmentation="decode_head.conv_seg", classification="head.fc")
 
 
 def network(path: Path, task: str, factor: float = 1.0) -> Path:
-    """Two convolutions and the last layer of a head, whose weights are multiplied."""
+    """Two convolutions, a product of batches, and the last layer of a head, weights multiplied."""
     random, node = np.random.default_rng(0), helper.make_node
     head = HEADS[task] + ".weight"
     shapes = {"stem.weight": (8, 3, 3, 3), "mlp.weight": (8, 8, 1, 1), head: (4, 8, 1, 1)}
+    shapes["batches.weight"] = (1, 8, 8)
     arrays = {name: random.normal(0, 0.5, shape) for name, shape in shapes.items()}
     arrays[head] *= factor
     nodes = [
         node("Conv", ["image", "stem.weight"], ["a"], "stem", pads=[1] * 4),
         node("Relu", ["a"], ["b"]),
         node("Conv", ["b", "mlp.weight"], ["c"], "mlp"),
-        node("Conv", ["c", head], ["d"], "head"),
+        node("Transpose", ["c"], ["tokens"], perm=[0, 2, 3, 1]),
+        node("MatMul", ["tokens", "batches.weight"], ["mixed"], "batches"),
+        node("Transpose", ["mixed"], ["maps"], perm=[0, 3, 1, 2]),
+        node("Conv", ["maps", head], ["d"], "head"),
     ]
     output, rank = ("logits", 4) if task == "segmentation" else ("scores", 2)
     pool = [node("GlobalAveragePool", ["d"], ["e"]), node("Flatten", ["e"], [output])]
@@ -84,7 +88,7 @@ def test_int8_says_nearly_the_same(task, photos, tmp_path):
     assert how["float_layers"] == [HEADS[task]]
     kinds = {x.name: x.data_type for x in onnx.load(rough.path).graph.initializer}
     assert kinds["stem.weight_quantized"] == TensorProto.INT8
-    assert kinds[HEADS[task] + ".weight"] == TensorProto.FLOAT
+    assert kinds[HEADS[task] + ".weight"] == kinds["batches.weight"] == TensorProto.FLOAT
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="OpenVINO is not installed")

@@ -211,8 +211,10 @@ def test_rois_and_boxes_are_not_rounded():
     """Bfloat16 has steps of 4 between 512 and 1024."""
     model, cfg = build("detection")
     mix_precision(model, torch.bfloat16)
-    rois: list[Tensor] = []
-    for extractor in [*model.roi_head.bbox_roi_extractor, *model.roi_head.mask_roi_extractor]:
+    extractors = [*model.roi_head.bbox_roi_extractor, *model.roi_head.mask_roi_extractor]
+    rois, maps, levels = [], [], len(extractors[0].roi_layers)
+    for extractor in extractors:
+        extractor.register_forward_pre_hook(lambda _, inputs: maps.extend(inputs[0]))
         for layer in extractor.roi_layers:
             layer.register_forward_pre_hook(lambda _, inputs: rois.append(inputs[1]))
     with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -220,6 +222,8 @@ def test_rois_and_boxes_are_not_rounded():
     for boxes in (torch.cat(rois), found.pred_instances.bboxes):
         assert boxes.dtype == torch.float32
         assert (boxes.bfloat16() != boxes).any()
+    assert {one.dtype for one in maps} == {torch.float32}
+    assert len(maps) > levels == len(set(map(id, maps)))  # converted once for all stages
 
 
 def test_what_follows_the_heads_is_computed_without_autocast():
