@@ -203,6 +203,7 @@ def have_float_outputs(model: nn.Module) -> Callable[[], None]:
         for name in ("predict_by_feat", "loss_by_feat"):
             if hasattr(module, name):  # MMSegmentation passes over hooks of its heads
                 setattr(module, name, in_float(model, getattr(module, name)))
+    return known.clear
 
 
 def autocast(model: nn.Module, dtype: torch.dtype | None) -> torch.autocast:
