@@ -186,7 +186,7 @@ def try_kind(name: str, photographs: str) -> dict[str, str]:
                     compare(formats.open_file(out), model, folder)
                 results[suffix] = matrix.VALIDATED
             except Exception as error:
-                results[suffix] = f"{FAILS}{describe(error)}"[:300]
+                results[suffix] = f"{FAILS}{describe(error)}".replace(f"{folder}/", "")[:300]
         wrote = results[".onnx"] == matrix.VALIDATED
         results[matrix.INT8] = try_int8(out, folder) if wrote else results[".onnx"]
     return results
@@ -273,10 +273,15 @@ def with_columns(page: str, known: Known) -> str:
     return "\n".join(lines) + "\n"
 
 
+def in_a_cell(text: str) -> str:
+    """Write a text so that a table's cell holds it, and nothing in it is a link."""
+    return " ".join(text.replace("|", "/").replace("](", "] (").split())
+
+
 def cells_of(known: Known, name: str) -> list[str]:
     """Return what stands in the columns of a config."""
     files = files_of(known, known[name])
-    whole = [" ".join(files[sort].replace("|", "/").split()) for sort in (".onnx", ".pt2", "int8")]
+    whole = [in_a_cell(files[sort]) for sort in (".onnx", ".pt2", "int8")]
     others = [one.partition(":")[0] if one == whole[0] else one for one in whole[1:]]
     return [whole[0], *others, files_of(known, KIND)[".onnx"]]  # the same reason once
 
