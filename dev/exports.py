@@ -50,7 +50,7 @@ SHALLOW = arch.Arch(depths=(1, 1, 1, 1), dims=arch.ARCHS["tiny"].dims)
 SECONDS = 1500  # for one try
 SUFFIXES = (".pt2", ".onnx")
 SORTS = (*SUFFIXES, matrix.INT8)
-KIND, FAILS = "kind ", "fails: "
+KIND, FAILS, NOT_TRIED = "kind ", "fails: ", "not tried: "
 COLUMNS = ("ONNX", "torch.export", "int8", "backbone as ONNX")
 ROW = re.compile(r"\| (\S+) \| `(\S+)` \| ([^|]*) \|")
 Known = dict[str, Any]  # of configs: their kind, or the reason; of kinds: the result for each file
@@ -199,7 +199,7 @@ def try_int8(exported: Path, photographs: Path) -> str:
         int8.quantise(Runtime(exported), rough, images)
         int8.outcome(Runtime(rough), images[0])
     except UserError as error:
-        return f"refused: {error}".replace(f"{exported}: ", "")
+        return f"{NOT_TRIED}{error}".replace(f"{exported}: ", "")
     except Exception as error:
         return f"{FAILS}{describe(error)}"[:300]
     return matrix.AVAILABLE

@@ -5,6 +5,7 @@ kind and each sort of file (`.onnx`, `.pt2`, `int8`) the table says one of
 
     validated     such a file was written, and on photographs it gave what the host gives
     available     such a file was written and ran; random weights could not tell how good it is
+    not tried     the config that was tried prepares its images in a way that has no int8 file
     REASON        it cannot be written, and why
 
 A kind that is not in it is `available`, too: it has a form (see `forms`), and was never tried.
@@ -48,7 +49,7 @@ def check_standing(model: nn.Module, suffix: str, say: Callable[[str], object]) 
     known = standing(kind, suffix)
     if suffix not in table().get(kind, {}):
         say(f"no model with {kind} has been written as {suffix} before: the check will tell")
-    elif known not in (VALIDATED, AVAILABLE):
+    elif known not in (VALIDATED, AVAILABLE) and not known.startswith("not tried"):
         raise NoFormError(f"{kind} does not go into {suffix} files: {known}")
 
 
