@@ -184,7 +184,7 @@ def adapted(command: str) -> list[str]:
     if command.startswith("make"):
         return [f"make -C {ROOT} --dry-run {command.removeprefix('make ')}"]
     if "dist_" in command:
-        command = command.replace("first-machine", "127.0.0.1")
+        command = command.replace(" --amp", "").replace("first-machine", "127.0.0.1")
         # The work dir of the recipe's name has a training already.
         apart = " --work-dir several" if "dist_train" in command else ""
         if "NODE_RANK=0" in command:
