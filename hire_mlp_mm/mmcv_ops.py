@@ -5,8 +5,8 @@ has none, and no wheel of mmcv with ops exists for today's torch. Importing this
 mmengine is installed, offers Python a stand-in, which is taken only if no compiled `mmcv._ext` is
 found. Import the package before mmdet, or name it in a config's `custom_imports`.
 
-The stand-in has the ops of the common detectors. Any other op raises `MissingOpError` when it is
-called, not when it is imported.
+The stand-in has the ops of the common detectors; of RoIAlign on a CPU it has its own. Any other op
+raises `MissingOpError` when it is called, not when it is imported.
 """
 
 from __future__ import annotations

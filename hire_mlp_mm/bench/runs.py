@@ -89,8 +89,10 @@ def build(name: str, settings: Settings) -> Any:
     """Build a candidate: a backbone, which needs no hosts, or a whole model."""
     if settings.config is None:
         return Candidate(name, settings)
+    from .. import register_if_possible
     from .wholes import Whole
 
+    register_if_possible()  # which a process of the command `hire-mlp` does not do by itself
     return Whole(name, settings)
 
 

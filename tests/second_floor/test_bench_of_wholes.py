@@ -139,8 +139,9 @@ def test_the_heading_has_the_changes_of_the_config():
 def test_the_tables(options, run_tool, tmp_path):
     out = tmp_path / "figures.json"
     forms = ["plain", "plain:bfloat16", *(["plain+cp"] if options else ["fused:bfloat16"])]
+    command = "import sys; sys.argv[0] = 'hire-mlp'; from hire_mlp_mm.cli import main; main()"
     done = run_tool(
-        "tools/benchmark.py", NANO_RETINANET, "--size", "64x96", "--runs", "2", "--json", out,
+        "-c", command, "bench", NANO_RETINANET, "--size", "64x96", "--runs", "2", "--json", out,
         "--forms", *forms, *options, "--against", "resnet-50",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
