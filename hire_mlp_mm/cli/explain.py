@@ -12,8 +12,7 @@ detector's neck, or the stages of the backbone. It needs torchcam (pip install t
 With --fields, the folder gets fields.png and fields.csv instead: how strongly each pixel moves the
 central token of each map of the backbone, on the average of all the images.
 
-Exit code 1 if an image could not be read; it is named and passed over, but with --fields it ends
-the command.
+Exit code 1 if an image could not be read; it is named and passed over.
 """
 
 from __future__ import annotations
@@ -62,5 +61,5 @@ def main(args: argparse.Namespace) -> None:
     for option, value in (("--classes", classes), ("--score-thr", args.score_thr)):
         if value is not None:
             raise UserError(f"{option} is for heat maps; leave it out, or --fields")
-    compare_fields(args.checkpoint, inputs, args.out, against=against or (), say=say, **options)
-    say(f"{args.out}/fields.png, {args.out}/fields.csv")
+    others = against or ()
+    tell(compare_fields(args.checkpoint, inputs, args.out, against=others, say=say, **options))

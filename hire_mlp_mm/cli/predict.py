@@ -90,15 +90,16 @@ def main(args: argparse.Namespace) -> None:
 
 
 def tell(done: Any) -> None:
-    """Say what came of a prediction, or raise OutcomeError where some images failed."""
+    """Say what came of images, or raise OutcomeError where some images failed."""
     total = done.images + len(done.faults)
     speed = done.images / max(done.seconds, 1e-9)
     word = "image" if done.images == 1 else "images"
     written = ", ".join(sorted(map(str, done.folder.iterdir()))) if done.images else "nothing"
     say(f"{done.images} {word} in {done.seconds:.1f} s, {speed:.1f} images/s: {written}")
     if done.faults:
-        missed = f"{len(done.faults)} cannot be predicted (named above)"
-        raise OutcomeError(f"{done.images} of {total} images; {missed}")
+        raise OutcomeError(
+            f"{done.images} of {total} images; {len(done.faults)} failed (named above)"
+        )
 
 
 def be_quiet(args: argparse.Namespace) -> None:
@@ -129,7 +130,7 @@ def split_config(args: argparse.Namespace) -> tuple[str | None, list[str]]:
     if not is_config(first, needs_openmmlab(args)):
         return None, args.inputs
     if not others:
-        raise UserError(f"no images after the config {first}; name files, folders or videos")
+        raise UserError(f"no images after the config {first}; name files or folders")
     return first, others
 
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .fields import receptive_fields
     from .heat import Explainer, Heat
-    from .run import compare_fields, explain
+    from .run import Comparison, compare_fields, explain
 
-__all__ = ["Explainer", "Heat", "compare_fields", "explain", "receptive_fields"]
+__all__ = ["Comparison", "Explainer", "Heat", "compare_fields", "explain", "receptive_fields"]
 
 PLACES = {
+    "Comparison": "run",
     "Explainer": "heat",
     "Heat": "heat",
     "compare_fields": "run",

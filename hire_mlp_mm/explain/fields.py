@@ -67,7 +67,8 @@ def receptive_fields(backbone: nn.Module, images: Iterable[Tensor], seed: int = 
         A field for each map, from the first to the last.
 
     Raises:
-        UserError: there is no image, the backbone gives no maps, or a token moves with no pixel.
+        UserError: there is no image, the backbone gives no maps or cuts their gradients off, or a
+            token moves with no pixel.
     """
     generator = torch.Generator().manual_seed(seed)
     sums: list[Tensor] = []
@@ -87,7 +88,12 @@ def receptive_fields(backbone: nn.Module, images: Iterable[Tensor], seed: int = 
         for total, one in zip(sums, maps, strict=True):
             token = one[0, :, one.shape[2] // 2, one.shape[3] // 2]
             weights = torch.randn(len(token), generator=generator).to(token)
-            (gradient,) = torch.autograd.grad(token @ weights, batch, retain_graph=True)
+            gradient = gradient_of(token @ weights, batch)
+            if gradient is None:
+                raise UserError(
+                    f"{type(backbone).__name__} lets no gradient through to the image, which a "
+                    f"receptive field needs; take detach() and no_grad() out of its forward"
+                )
             total += gradient[0].abs().sum(0).cpu()
     if not sums:
         raise UserError("no image to measure a receptive field with; name photographs")
@@ -95,6 +101,13 @@ def receptive_fields(backbone: nn.Module, images: Iterable[Tensor], seed: int = 
         raise UserError("a token at the centre moves with no pixel; are the weights zero?")
     pairs = zip(strides, sums, strict=True)
     return [Field(stride, (total / total.sum()).numpy()) for stride, total in pairs]
+
+
+def gradient_of(score: Tensor, batch: Tensor) -> Tensor | None:
+    """Return the gradient of a score in a batch of images; None where it does not follow them."""
+    if not score.requires_grad:
+        return None
+    return torch.autograd.grad(score, batch, retain_graph=True, allow_unused=True)[0]
 
 
 def calibrate(net: nn.Module, images: list[Tensor]) -> nn.Module:

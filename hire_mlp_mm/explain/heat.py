@@ -15,6 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..engine.agreement.sides import is_a
 from ..errors import UserError
 from ..hire_mlp import HireMLPNet
 from ..prediction.base import Prediction, Prepared
@@ -89,6 +90,7 @@ class Explainer(Predictor):
             cfg_options=cfg_options,
         )
         model: Any = self.model
+        check_head(self)
         if self.task == "segmentation":
             model.test_cfg.mode = "whole"
         model.requires_grad_(False)
@@ -127,7 +129,7 @@ class Explainer(Predictor):
         """Raise UserError where LayerCAM can say nothing of targets."""
         lacks = "" if self.maps else "neither neck nor backbone gives maps (N, C, H, W)"
         if not all(score.requires_grad for score, _ in targets):
-            lacks = "its scores have no gradient"
+            lacks = "its scores have no gradient, which something like no_grad() cuts off"
         if targets and lacks:
             kind = type(self.model).__name__
             raise UserError(f"{self.config}: {kind} cannot be explained by LayerCAM: {lacks}")
@@ -183,6 +185,16 @@ class Undetached(TorchFunctionMode):
         if func is Tensor.numpy:  # which would refuse a gradient
             args = (args[0].detach(), *args[1:])
         return func(*args, **(kwargs or {}))
+
+
+def check_head(predictor: Predictor) -> None:
+    """Raise UserError where a classifier has several heads, so that no class is the best."""
+    head: Any = getattr(predictor.model, "head", None)
+    if is_a(head, "MultiTaskHead"):
+        raise UserError(
+            f"{predictor.config}: MultiTaskHead has several tasks ({', '.join(head.task_heads)}); "
+            f"expected a head of one, whose classes can be explained"
+        )
 
 
 def watched(predictor: Predictor) -> list[nn.Module]:
@@ -253,9 +265,10 @@ def boxes_found(sample: Any, choice: Choice, classes: list[str]) -> list[Target]
 def areas_found(sample: Any, choice: Choice, classes: list[str]) -> list[Target]:
     """Take the mean logit of each class over its pixels; classes of a few pixels are left out."""
     logits, labels = sample.seg_logits.data.float(), sample.pred_sem_seg.data[0]
-    if len(logits) == 1 < len(classes):  # one logit tells two classes apart
+    if len(logits) == 1:  # of a sigmoid head: the score of label 1, beside label 0
+        logits = torch.logit(logits, LEAST_LOGIT)
         logits = torch.cat([-logits, logits])
-    numbers = np.arange(len(logits))
+    numbers = np.arange(min(len(logits), len(classes)))
     targets = []
     for label in numbers[choice.has(numbers)].tolist():
         area = labels == label

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,14 @@ from ..disk import check_new_folder
 from ..engine.quiet import quiet
 from ..errors import UserError
 from ..prediction.base import raise_it
-from ..prediction.inputs import Source, describe_passed, find_inputs, is_exported, read_shots
+from ..prediction.inputs import (
+    Report,
+    Source,
+    describe_passed,
+    find_inputs,
+    is_exported,
+    read_shots,
+)
 from ..prediction.outputs import Pictures, save_rows
 from ..prediction.pictures import as_rgb
 from ..prediction.predictor import Predictor
@@ -27,6 +36,17 @@ from .heat import Explainer, backbone_of
 
 SIDE = 448  # of the photographs whose pixels a receptive field has: 14 tokens at stride 32
 Inputs = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass
+class Comparison(Outcome):
+    """Hold what came of a comparison of receptive fields; see `Outcome`.
+
+    Attributes:
+        fields: of each network's maps, by its name.
+    """
+
+    fields: dict[str, list[Field]] = field(default_factory=dict)
 
 
 def explain(
@@ -75,11 +95,11 @@ def compare_fields(
     against: Sequence[str] = (),
     say: Say = lambda line: None,
     **options: Any,
-) -> dict[str, list[Field]]:
+) -> Comparison:
     """Measure the receptive fields of a trained backbone, and of others: a plot and a table.
 
     The photographs' middles, 448 pixels a side, go through the backbone of each network; see
-    `receptive_fields`.
+    `receptive_fields`. An image that cannot be read is passed over.
 
     Args:
         checkpoint, inputs, say: see `explain`.
@@ -88,11 +108,8 @@ def compare_fields(
             `swin-t`, with random weights; see `calibrate` in fields.py.
         options: see `Predictor`.
 
-    Returns:
-        The fields of each network's maps, by its name.
-
     Raises:
-        UserError: what can be put right, before anything is written.
+        UserError: what can be put right, before anything is written; or no image can be read.
     """
     from .plots import plot_fields
 
@@ -102,6 +119,8 @@ def compare_fields(
             expected = f"a checkpoint, a work dir, or one of {', '.join(PEERS)}"
             raise UserError(f"--against {name}: expected {expected}")
     first = Predictor(checkpoint, **options)
+    done = Comparison(folder)
+    sources = readable(first, sources, done.report_to(say))
     networks = {Path(first.config).stem: (first, backbone_of(first).requires_grad_(False))}
     for name in against:
         if name in PEERS:
@@ -110,21 +129,22 @@ def compare_fields(
             other = Predictor(name, device=first.device)
             key = unlike(Path(other.config).stem, networks)
             networks[key] = (other, backbone_of(other).requires_grad_(False))
-    found = {}
+    start = time.perf_counter()
     for name, (predictor, backbone) in networks.items():
-        found[name] = receptive_fields(backbone, middles(predictor, sources))
-        for field in found[name]:
-            half, most = field.side(0.5), field.side(0.9)
-            say(f"{name}, stride {field.stride}: half within {half} pixels, 90% within {most}")
+        done.fields[name] = receptive_fields(backbone, middles(predictor, sources))
+        for one in done.fields[name]:
+            half, most = one.side(0.5), one.side(0.9)
+            say(f"{name}, stride {one.stride}: half within {half} pixels, 90% within {most}")
+    done.images, done.seconds = len(sources), time.perf_counter() - start
     folder.mkdir(parents=True, exist_ok=True)
-    plot_fields(found, folder / "fields.png")
+    plot_fields(done.fields, folder / "fields.png")
     rows = [
         [name, one.stride, one.side(0.5), one.side(0.9)]
-        for name, fields in found.items()
+        for name, fields in done.fields.items()
         for one in fields
     ]
     save_rows(folder / "fields.csv", ["network", "stride", "half", "90%"], rows)
-    return found
+    return done
 
 
 def begin(
@@ -142,6 +162,14 @@ def begin(
     if found.passed_over:
         say(describe_passed(found.passed_over))
     return folder, found.sources
+
+
+def readable(predictor: Predictor, sources: list[Source], report: Report) -> list[Source]:
+    """Return the images that can be read, so that all networks see the same; report the others."""
+    found = [shot.source for shot in read_shots(sources, predictor.loader, report)]
+    if not found:
+        raise UserError(f"of {len(sources)} images none can be read (named above); name others")
+    return found
 
 
 def peer_of(name: str, predictor: Predictor, sources: list[Source]) -> nn.Module:

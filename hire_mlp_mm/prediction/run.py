@@ -14,7 +14,7 @@ from typing import Any
 from ..disk import check_new_folder
 from ..errors import DataError, UserError
 from .base import BasePredictor, Prediction
-from .inputs import Source, count_shots, describe_passed, find_inputs, is_exported
+from .inputs import Report, Source, count_shots, describe_passed, find_inputs, is_exported
 from .outputs import Boxes, Masks, Pictures, Table
 
 Say = Callable[[str], None]
@@ -36,6 +36,15 @@ class Outcome:
     images: int = 0
     faults: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    def report_to(self, say: Say) -> Report:
+        """Return what notes the error of an image that is passed over, and says it."""
+
+        def report(error: DataError) -> None:
+            self.faults.append(str(error))
+            say(str(error))
+
+        return report
 
 
 def predict(
@@ -97,14 +106,9 @@ def predict_all(
     predictor: BasePredictor, sources: list[Source], outcome: Outcome, say: Say, track: Track
 ) -> Iterator[Prediction]:
     """Yield the predictions of sources; say what fails, and note what comes of it all."""
-
-    def report(error: DataError) -> None:
-        outcome.faults.append(str(error))
-        say(str(error))
-
     total = count_shots(sources)
     start = time.perf_counter()
-    for one in track(predictor.predict(sources, report), total):
+    for one in track(predictor.predict(sources, outcome.report_to(say)), total):
         yield one
         outcome.images += 1
     outcome.seconds = time.perf_counter() - start

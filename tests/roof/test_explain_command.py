@@ -38,7 +38,19 @@ def test_fields(work_dirs, tmp_path, capsys):  # noqa: F811
     code, lines, error = outcome(capsys, *words)
     assert (code, error) == (0, "")
     assert len(lines) == 5
-    assert lines[-1].endswith("out/fields.csv")
+    assert lines[-1].startswith("1 image in ")
+    assert lines[-1].endswith("out/fields.png")
+
+
+def test_fields_of_photographs_that_are_not_all_whole(work_dirs, tmp_path, capsys):  # noqa: F811
+    save(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_bytes(b"none")
+    words = [work_dirs["segmentation"], tmp_path / "in", "--fields", "--out", tmp_path / "out"]
+    code, lines, error = outcome(capsys, *words)
+    assert code == 1
+    assert error == "hire-mlp explain: error: 1 of 2 images; 1 failed (named above)\n"
+    assert lines[0].startswith(f"{tmp_path}/in/b.png: the image cannot be decoded")
+    assert files_of(tmp_path / "out") == ["fields.csv", "fields.png"]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +61,7 @@ def test_fields(work_dirs, tmp_path, capsys):  # noqa: F811
         (["{}", "a.png", "--fields", "--score-thr", "0"], "--score-thr is for heat maps"),
         (["{}", "gone.png"], "not found: gone.png"),
         (["mine.py", "a.png"], "mine.py is a config; expected the checkpoint"),
-        (["{}", "mine.py"], "no images after the config mine.py"),
+        (["{}", "mine.py"], "no images after the config mine.py; name files or folders"),
         (["gone", "a.png"], "checkpoint or work dir gone not found"),
         (["a.onnx", "a.png"], "a.onnx is exported and has no gradients"),
     ],

@@ -35,9 +35,7 @@ def outcome(capsys, *words: object) -> tuple[object, list[str], str]:
 def test_a_folder(work_dirs, here, capsys):  # noqa: F811
     code, lines, error = outcome(capsys, work_dirs["detection"], "in", "--out", "out")
     assert code == 1
-    assert error == (
-        "hire-mlp predict: error: 1 of 2 images; 1 cannot be predicted (named above)\n"
-    )
+    assert error == "hire-mlp predict: error: 1 of 2 images; 1 failed (named above)\n"
     assert len(lines) == 3
     assert lines[0].endswith(f"{work_dirs['detection']}/detection.py, on cpu")
     assert lines[1].startswith(f"{here}/in/b.png: the image cannot be decoded")

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import receptive_fields as page
 import torch
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import nn
 
@@ -15,6 +18,9 @@ from hire_mlp_mm import HireMLPNet, Predictor
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.explain import compare_fields, explain, receptive_fields
 from hire_mlp_mm.explain.fields import Field
+from hire_mlp_mm.explain.heat import Heat, areas_found
+from hire_mlp_mm.explain.panels import panels
+from hire_mlp_mm.prediction.results import choose
 from tests.conftest import NANO
 from tests.second_floor.test_predict import (
     CLASSES,
@@ -152,12 +158,82 @@ def test_an_unknown_class_is_named(explainer_of):
         explainer_of("detection", classes=["circl"])
 
 
-def test_a_model_without_gradients(explainer_of, tmp_path):
+@pytest.mark.parametrize("cut", [torch.no_grad(), torch.inference_mode(), torch.detach])
+def test_a_model_without_gradients(cut, explainer_of, tmp_path):
     explainer = explainer_of("classification")
     forward = explainer.model.head.forward
-    explainer.model.head.forward = torch.no_grad()(forward)
+    by_output = lambda maps: cut(forward(maps))  # noqa: E731
+    explainer.model.head.forward = by_output if cut is torch.detach else cut(forward)
     with pytest.raises(UserError, match="cannot be explained by LayerCAM: its scores have no grad"):
         list(explainer(save(tmp_path / "a.png")))
+
+
+def test_a_head_for_each_of_several_tasks(work_dirs, tmp_path, monkeypatch):  # noqa: F811
+    pytest.importorskip("torchcam")
+    init = Predictor.__init__
+
+    def with_tasks(self, *args, **options):
+        init(self, *args, **options)
+        head = dict(type="LinearClsHead", num_classes=2, in_channels=NANO["dims"][3])
+        with DefaultScope.overwrite_default_scope("mmpretrain"):
+            tasks = dict(type="MultiTaskHead", task_heads=dict(colour=head, shape=head))
+            self.model.head = MODELS.build(tasks)
+
+    monkeypatch.setattr(Predictor, "__init__", with_tasks)
+    with pytest.raises(UserError, match=r"\.py: MultiTaskHead has several tasks \(colour, shape\)"):
+        explain(work_dirs["classification"], save(tmp_path / "a.png"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("classes", [["land", "water"], ["land"]])
+def test_a_sigmoid_head_of_one_output(classes):
+    """Label 1 has its logit, label 0 the negative; a label beyond the classes has no name."""
+    logits = torch.linspace(-4, 4, 48).reshape(1, 6, 8).requires_grad_()
+    scores = logits.sigmoid()  # as MMSegmentation hands them on
+    found = SegDataSample(
+        seg_logits=PixelData(data=scores), pred_sem_seg=PixelData(data=(scores > 0.3).float())
+    )
+    water = (scores[0] > 0.3).numpy()
+    targets = areas_found(found, choose(None, None, classes, "segmentation"), classes)
+    assert [heat.name for _, heat in targets] == classes
+    for (score, heat), area, sign in zip(targets, (~water, water), (-1, 1), strict=False):
+        assert (heat.area == area).all()
+        assert score.item() == pytest.approx(
+            sign * logits.detach()[0][area].mean().item(), abs=1e-4
+        )
+        (gradient,) = torch.autograd.grad(score, logits, retain_graph=True)
+        expected = sign * area / area.sum()
+        np.testing.assert_allclose(gradient[0].numpy(), expected, atol=1e-5)
+
+
+def panels_of(height: int, width: int, number: int = 2) -> np.ndarray:
+    heat = Heat(
+        0, "cat", np.zeros((height, width), np.float32), "cat: 1 box", np.array([[0, 0, 9, 9]])
+    )
+    image = np.full((height, width, 3), 200, np.uint8)
+    return panels(image, [heat] * number, [(255, 0, 0)] * number)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (480, 3 * 640 + 2 * 6)),
+        ((72, 120), (224, 3 * 373 + 2 * 6)),  # a small one grows
+        ((100, 2000), (3 * 96 + 2 * 6, 1280)),  # one below the other
+        ((2000, 100), (1280, 3 * 224 + 2 * 6)),
+        ((1, 1000), (3 * 96 + 2 * 6, 1280)),
+    ],
+)
+def test_the_size_of_panels(size, expected):
+    assert panels_of(*size).shape[:2] == expected
+
+
+def test_a_name_does_not_hide_a_narrow_image():
+    picture = panels_of(100, 2000)
+    assert (picture[:32] == 255).all()  # above the photograph, which is 64 pixels high
+    assert (picture[32:96] == 200).all()
+    panel = picture[102:198]
+    assert (panel[:15, :30] == [255, 0, 0]).all(2).any()  # the name's bar
+    assert not (panel[32:, 40:] == [255, 0, 0]).all(2).any()
 
 
 # Receptive fields -------------------------------------------------------------------------------
@@ -170,6 +246,13 @@ def rows_and_columns(field) -> tuple[list[int], list[int]]:
 
 def images(number: int = 3, size: tuple[int, int] = (64, 64)):
     return [torch.randn(3, *size) for _ in range(number)]
+
+
+class Cut(nn.Module):
+    """A layer that lets no gradient through."""
+
+    def forward(self, x):
+        return x.detach()
 
 
 class Maps(nn.Sequential):
@@ -235,6 +318,8 @@ def test_the_cross_of_a_block(held):
         (Maps(nn.Conv2d(3, 4, 1)), 0, "no image to measure a receptive field with"),
         (Maps(nn.Conv2d(3, 4, 1), nn.Threshold(1e9, 0)), 1, "a token at the centre moves with no"),
         (Maps(nn.Conv2d(3, 4, 1), nn.Flatten()), 1, r"Maps gives \(1, 16384\); expected maps"),
+        (Maps(nn.Conv2d(3, 4, 1), Cut()), 1, "Maps lets no gradient through to the image"),
+        (Maps(Cut(), nn.Conv2d(3, 4, 1)), 1, "Maps lets no gradient through to the image"),
     ],
 )
 def test_no_field(net, number, line):
@@ -259,17 +344,23 @@ def test_a_model_without_a_backbone(work_dirs, tmp_path, monkeypatch):  # noqa: 
 def test_fields_side_by_side(work_dirs, photographs, tmp_path):  # noqa: F811
     lines: list[str] = []
     out = tmp_path / "out"
-    inputs = [photographs / "a.png", photographs / "b.jpg"]
+    inputs = [photographs / "a.png", broken := photographs / "z/broken.jpg", photographs / "b.jpg"]
     others = [str(work_dirs["segmentation"]), "resnet-50"]
-    found = compare_fields(work_dirs["detection"], inputs, out, against=others, say=lines.append)
+    done = compare_fields(work_dirs["detection"], inputs, out, against=others, say=lines.append)
+    assert (done.images, done.faults) == (2, [f"{broken}: the JPEG is truncated"])
+    found = done.fields
     assert list(found) == ["detection", "segmentation", "resnet-50, random weights"]
     assert [one.stride for one in found["segmentation"]] == [4, 8, 16, 32]
     assert files_of(out) == ["fields.csv", "fields.png"]
     rows = (out / "fields.csv").read_text().splitlines()
     assert rows[0] == "network,stride,half,90%"
-    assert len(rows) == len(lines) + 1 == 13
+    assert len(rows) == len(lines) == 13
     widest = found["resnet-50, random weights"][-1]
     assert widest.side(0.5) > 64  # its blocks work, which begin a training with weights of 0
-    assert lines[0].startswith("detection, stride 4: half within ")
+    assert lines[0] == done.faults[0]  # once, for all networks
+    assert lines[1].startswith("detection, stride 4: half within ")
     with pytest.raises(UserError, match=r"--against swim-t: expected .* swin-t"):
         compare_fields(work_dirs["detection"], inputs, tmp_path / "no", against=["swim-t"])
+    with pytest.raises(UserError, match="of 1 images none can be read"):
+        compare_fields(work_dirs["detection"], broken, tmp_path / "no")
+    assert not (tmp_path / "no").exists()

@@ -107,7 +107,7 @@ def test_the_command_needs_neither_torch_nor_openmmlab(task, files, photographs,
     out = photographs.parent / "out"
     done = without_torch("predict", files[task], photographs, clip, "--out", out)
     assert done.returncode == 1  # one of the photographs is broken
-    assert done.stderr.endswith("8 of 9 images; 1 cannot be predicted (named above)\n")
+    assert done.stderr.endswith("8 of 9 images; 1 failed (named above)\n")
     assert done.stdout.splitlines()[1] == f"{files[task]}, on cpu, by onnxruntime"
     names = files_of(out)
     assert "pictures/my photographs/été 1/a.png" in names
