@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train small networks on real data, and write the tables and plots of docs/accuracy.md.
 
-    python dev/study.py run [--data DIR] [--out DIR] [--seeds 0 1] [--only NAME...]
+    OMP_NUM_THREADS=1 python dev/study.py run [--data DIR] [--out DIR] [--seeds 0 1] [--only A...]
     python dev/study.py list          # what has run, and how long it took
     python dev/study.py report        # docs/accuracy.md, .jsonl and docs/images/accuracy_*.png
 
@@ -49,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs/study"
 PAGE = ROOT / "docs/accuracy.md"
 SIZES = {"cpu": "nano", "cuda": "paper"}  # what each device trains if nothing is said
+STATED = {"nano": "Small networks, on a CPU", "paper": "The paper's sizes, on a GPU"}
 
 
 class Task(NamedTuple):
@@ -310,6 +311,17 @@ def ablation_table(results: Results) -> str:
     return table(f"{head} | difference | published", rows)
 
 
+def state(results: Results) -> str:
+    """Write how many configs of each data set have been run."""
+    counts = []
+    for task in TASKS.values():
+        configs = [run.config for run in all_runs([0]) if run.task == task]
+        done = sum(bool(results.of(config)) for config in configs)
+        counts.append(f"{task.title}: {done} of {len(configs)} configs")
+    said = "; ".join(counts) if results.records else "nothing yet"
+    return f"\n- **{STATED[results.size]}:** {said}.\n\n"
+
+
 def plots(results: Results) -> dict[str, Callable[[Results, Path], None]]:
     """Return what draws each plot for which there are results."""
     found: dict[str, Callable[[Results, Path], None]] = {}
@@ -353,6 +365,7 @@ def run_table(results: Results) -> str:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
+    "state": state,
     "ablation": ablation_table,
     **{task: lambda results, task=task: backbone_table(results, task) for task in TASKS},
     "plots": plot_lines,

@@ -175,6 +175,8 @@ def test_a_page_of_a_part_of_the_runs(page):
     assert cells(page, "Swin")[4:] == ["1", "60.00", "2.10"]
     assert "accuracy/top1: 71.0000" in cells(page, "`hire_cifar10` | 1")[-1]
     text = page.read_text()
+    assert "CPU:** CIFAR-10: 3 of 9 configs; BCCD, RetinaNet: 0 of 4 configs; CamVid" in text
+    assert "GPU:** nothing yet." in text
     assert "no channel branch |" not in text
     assert "Nothing of this has run yet." in text
     shown = re.findall(r"!\[.*\]\((images/.*)\)", text)

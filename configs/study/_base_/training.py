@@ -1,6 +1,9 @@
 """What all runs of the study share: optimizer, schedule, seed, the order of the images.
 
 Nothing is chosen by what is tested: the figure that counts is the one after the last step.
+
+What depends on the number of steps, or replaces a key of the host's base, has a name of its own
+here, and each data set's config puts it in its place: mmengine refuses a key that two bases have.
 """
 
 workers = dict(nano=0, paper=8)["{{$STUDY_SIZE:nano}}"]
