@@ -47,6 +47,7 @@ UNDECLARED = ("ftfy", "regex")  # by MMSegmentation, which imports them
 TOO_NEW = {
     "numpy": (2, "OpenMMLab's own releases are older than numpy 2"),
     "setuptools": (82, "mmengine can't read mmdet::NAME without pkg_resources"),
+    "transformers": (5, "mmpretrain can't be imported beside it"),
 }
 
 

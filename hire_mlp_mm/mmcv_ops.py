@@ -80,7 +80,7 @@ def roi_align_forward(
     bins, others = roi_align.split(x, rois, scale, size, ratio, aligned)
     if bins is not None:
         roi_align.align(x, bins, output)
-    if others.any():
+    if others is not None:
         kernel = torch.ops.torchvision.roi_align
         output[others] = kernel(x, rois[others], scale, *size, ratio, aligned).to(output.dtype)
 
@@ -95,7 +95,7 @@ def roi_align_backward(
     rois, size = rois.to(grad.dtype), grad.shape[2:]
     scale, ratio, aligned = (options[n] for n in ("spatial_scale", "sampling_ratio", "aligned"))
     bins, others = roi_align.split(grad_features, rois, scale, size, ratio, aligned)
-    if others.any():
+    if others is not None:
         kernel = torch.ops.torchvision._roi_align_backward
         sizes = (*size, *grad_features.shape)
         grad_features.copy_(kernel(grad[others], rois[others], scale, *sizes, ratio, aligned))

@@ -60,7 +60,7 @@ def weighted_sums(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) 
 
 def split(
     x: Tensor, rois: Tensor, scale: float, size: Sequence[int], ratio: int, aligned: bool
-) -> tuple[Bins | None, Tensor]:
+) -> tuple[Bins | None, Tensor | slice | None]:
     """Weigh the tokens of a map in the bins of RoIs, and tell the RoIs for torchvision's kernel.
 
     Args:
@@ -73,17 +73,20 @@ def split(
 
     Returns:
         The bins, or None where there are none; and a mask (K,) of RoIs that are left out: empty,
-        infinite, or very large, and on a GPU all of them.
+        infinite, or very large; None where there are none, and on a GPU a slice of all of them.
     """
+    if x.device.type != "cpu":
+        return None, slice(None)  # at once: a question to the RoIs would wait for the device
     # (K, 2), height before width
     low, high = rois[:, 1:3].flip(1) * scale, rois[:, 3:5].flip(1) * scale
     low, high = (corner - 0.5 if aligned else corner for corner in (low, high))
     extent = high - low if aligned else (high - low).clamp(min=1)
     steps = extent / extent.new_tensor(size)
     grid = torch.full_like(steps, ratio) if ratio > 0 else steps.ceil()
-    usual = ((steps > 0) & (steps <= LARGEST)).all(1) & (x.device.type == "cpu")
+    usual = ((steps > 0) & (steps <= LARGEST)).all(1)
     reach = (steps * (grid - 1) / grid).ceil()  # tokens from a bin's first sample to its last
     kinds = (reach[:, 0] * (LARGEST + 2) + reach[:, 1]).where(usual, torch.nan)
+    others = None if usual.all() else ~usual
     found = []
     for kind in kinds[usual].unique():
         chosen = (kinds == kind).nonzero()[:, 0]
@@ -93,9 +96,9 @@ def split(
         ]
         found.append((chosen, *outer(axes, rois[chosen, 0].long(), x.shape)))
     if not found:
-        return None, ~usual
+        return None, others
     chosen, sizes, tokens, weights = map(torch.cat, zip(*found, strict=True))
-    return Bins(chosen, sizes.cumsum(0) - sizes, tokens, weights), ~usual
+    return Bins(chosen, sizes.cumsum(0) - sizes, tokens, weights), others
 
 
 def weigh(

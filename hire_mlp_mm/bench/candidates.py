@@ -19,12 +19,13 @@ from ..errors import UserError
 from ..fuse import fuse
 from ..hire_mlp import HireMLPNet
 from ..lean import LeanBlock, RecomputedBlock
+from ..memory import keep_memory
 from .meters import kept_bytes, peak_bytes
 from .reference_net import ReferenceNet
 
 DTYPES = ("float32", "bfloat16", "float16")
 FORMS = ("plain", "fused")
-OPTIONS = ("cp", "channels_last", "compile", "graph")
+OPTIONS = ("cp", "channels_last", "compile", "graph", "keep")
 # As MMDetection and MMPretrain build them, four maps each.
 PEERS: dict[str, dict[str, Any]] = {
     "swin-t": dict(type="mmdet.SwinTransformer"),
@@ -134,6 +135,10 @@ def parse_name(name: str, settings: Settings) -> tuple[str, list[str], str]:
         raise UserError(f"--train {name}: expected a form that trains")
     if "cp" in options and not (settings.train and (whole or form == "plain")):
         raise UserError(f"{name}: +cp is for plain, with --train")
+    if "cp" in options and "compile" in options:
+        raise UserError(f"{name}: +cp or +compile; blocks that recompute are not compiled")
+    if "keep" in options and settings.device != "cpu":
+        raise UserError(f"{name}: +keep is for a CPU")
     if "graph" in options and (settings.train or not settings.device.startswith("cuda")):
         raise UserError(f"{name}: +graph is for inference on a GPU")
     if whole and ("graph" in options or ("compile" in options and form in PEERS)):
@@ -197,7 +202,7 @@ class Candidate:
     def run(self, image: Tensor) -> None:
         """Do `step`, the compiler as it is."""
         if not self.train:
-            with torch.inference_mode():
+            with torch.inference_mode(), new_tensors_in(self.dtype):
                 self.model(image)
             return
         self.model.zero_grad(set_to_none=True)
@@ -222,6 +227,8 @@ class Candidate:
         if self.train:
             with self.autocast(), compiler(self.options):
                 figures.kept = kept_bytes(self.model, self.image)
+        if "keep" in self.options:
+            keep_memory()
         self.step(self.image)
         return figures
 
@@ -254,6 +261,17 @@ class Graphed(nn.Module):
             run = torch.cuda.make_graphed_callables(lambda x: self.network(x), (image.clone(),))
             self.graphs[key] = run
         return self.graphs[key](image)
+
+
+@contextmanager
+def new_tensors_in(dtype: torch.dtype) -> Iterator[None]:
+    """Have networks make tensors in the type of their weights, as MMDetection's Swin must."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def build_peer(name: str) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
+
+from ..memory import restore_defaults, return_memory, trim
 
 # Parts of the names of operations. What several lines have belongs to the first.
 KINDS = {
@@ -28,8 +29,6 @@ KINDS = {
 PROFILED = 5  # runs
 # Writing 5 here makes Linux forget the process's highest memory.
 RESET = Path("/proc/self/clear_refs")
-# Options of glibc's mallopt.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def timed(work: Callable[[], object], where: Tensor) -> float:
@@ -92,17 +91,10 @@ def peak_bytes(work: Callable[[], None], where: Tensor, before: int | None = Non
     """
     taken = start_peak(where)
     work()
-    allocate(apart=False)
+    if RESET.exists():
+        restore_defaults()
     top = torch.cuda.max_memory_allocated(where.device) if where.is_cuda else resident_peak()
     return top - (taken if before is None else before)
-
-
-def allocate(apart: bool) -> None:
-    """Have glibc return large pieces of memory at once, or keep them as it does in a long run."""
-    option = getattr(ctypes.CDLL(None), "mallopt", None) if RESET.exists() else None
-    if option:
-        option(M_MMAP_THRESHOLD, 2**20 if apart else 2**25)  # where its own adjustment ends
-        option(M_TRIM_THRESHOLD, 2**26)
 
 
 def start_peak(where: Tensor) -> int:
@@ -115,10 +107,8 @@ def start_peak(where: Tensor) -> int:
         return torch.cuda.memory_allocated(where.device)
     if not RESET.exists():
         return 0
-    allocate(apart=True)
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:  # glibc's: hand back what is free, or it would hide what is taken now
-        trim(0)
+    return_memory()
+    trim()  # or what is free would hide what is taken now
     RESET.write_text("5")
     return resident_peak()
 

@@ -89,10 +89,11 @@ def build(name: str, settings: Settings) -> Any:
     """Build a candidate: a backbone, which needs no hosts, or a whole model."""
     if settings.config is None:
         return Candidate(name, settings)
-    from .. import register_if_possible
+    import hire_mlp_mm
+
     from .wholes import Whole
 
-    register_if_possible()  # which a process of the command `hire-mlp` does not do by itself
+    hire_mlp_mm.register_if_possible()  # a process of the command `hire-mlp` has not yet
     return Whole(name, settings)
 
 

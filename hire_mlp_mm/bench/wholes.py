@@ -34,6 +34,7 @@ from ..engine.config import model_of
 from ..engine.forms import backbones, fuse_model, half_type, mix_precision, use_channels_last
 from ..engine.quiet import quiet
 from ..errors import UserError
+from ..memory import keep_memory
 from ..prediction.predictor import building
 from .candidates import PEERS, Figures, Settings, compiler, parse_name, set_up
 from .meters import peak_bytes, start_peak, timed, wait_for
@@ -133,6 +134,8 @@ class Whole:
         run = partial(self.step, self.image)
         run()  # what comes once: threads, kernels, a compiler's work
         self.figures.peak = peak_bytes(run, self.image, self.before)
+        if "keep" in self.options:
+            keep_memory()
         run()
         return self.figures
 

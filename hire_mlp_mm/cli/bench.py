@@ -13,8 +13,9 @@ the memory allocator. They run in turn, again and again, so that a busy machine 
 the ratios of the medians are the figures to quote.
 
 A form is `plain` or `fused`, then any of `+cp` (blocks recomputed in the backward pass),
-`+channels_last`, `+compile` (as `hire-mlp test --compile-backbone`) and `+graph` (replayed from a
-CUDA graph), then its type where that is not float32, such as `:bfloat16`; with `--train` that is
+`+channels_last`, `+compile` (as `hire-mlp test --compile-backbone`), `+keep` (on a CPU: freed
+memory is kept, as `hire-mlp train`, `test` and `predict` do) and `+graph` (replayed from a CUDA
+graph), then its type where that is not float32, such as `:bfloat16`; with `--train` that is
 automatic mixed precision. On a GPU float32 is TF32.
 
 With a config it is the whole model that runs, as its host runs it: preprocessing, boxes, masks

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..errors import UserError
+from ..memory import keep_memory
 from . import OutcomeError
 from .options import add_amp_options, add_cfg_options, amp_dtype, names_in
 
@@ -67,6 +68,7 @@ def main(args: argparse.Namespace) -> None:
     from ..prediction import predict
 
     be_quiet(args)
+    keep_memory()
     dtype = amp_dtype(args)
     config, inputs = split_config(args)
     done = predict(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..memory import keep_memory
 from .options import add_amp_options, add_run_options, amp_dtype, config_of
 
 HELP = "evaluate a checkpoint: AP, mIoU or accuracy"
@@ -33,6 +34,7 @@ def main(args: argparse.Namespace) -> None:
     from ..engine import options, test
     from ..engine.config import check_file
 
+    keep_memory()
     dtype = amp_dtype(args)
     cfg = config_of(args)
     check_file(args.checkpoint, "checkpoint")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..memory import keep_memory
 from .options import add_amp_options, add_run_options, amp_dtype, config_of
 
 HELP = "train a detector, segmentor or classifier"
@@ -39,6 +40,7 @@ def main(args: argparse.Namespace) -> None:
     from ..engine import options, train
     from ..engine.config import check_file
 
+    keep_memory()
     cfg = config_of(args)
     options.check_processes(cfg)
     dtype = amp_dtype(args)
@@ -51,5 +53,5 @@ def main(args: argparse.Namespace) -> None:
     if args.resume is None and not cfg.get("resume"):
         options.refuse_used(cfg)
     forms = dict(channels_last=args.channels_last, compiled=args.compile_backbone)
-    options.use_form(cfg, dtype=dtype, **forms)
+    options.use_form(cfg, training=True, dtype=dtype, **forms)
     train(cfg, resume=args.resume)

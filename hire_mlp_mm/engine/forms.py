@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ..registry import HOOKS
 
 HALF = (torch.bfloat16, torch.float16)
 DTYPES = ("auto", "bfloat16", "float16")
+SLOW = "this CPU has no bfloat16: without --amp it is faster"
 # What torch calls the instructions for products in bfloat16, of x86 and of ARM.
 FAST = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 # What computes as these do can be folded; others change their weights or maps in other ways.
@@ -136,8 +138,10 @@ def half_type(name: str, device: str | torch.device) -> torch.dtype:
     return dtype
 
 
-def lacks_bfloat16() -> bool:
-    """Tell whether this machine's CPU is known to be slow in bfloat16."""
+def is_slow(dtype: torch.dtype, device: torch.device) -> bool:
+    """Tell whether a device is known to be slow in a type: a CPU without bfloat16."""
+    if device.type != "cpu" or dtype != torch.bfloat16:
+        return False
     known: Any = getattr(torch.cpu, "get_capabilities", dict)()  # nothing, of an older torch
     return bool(known) and not any(known.get(name) for name in FAST)
 
@@ -237,8 +241,12 @@ def as_float(given: Any) -> Any:
 @HOOKS.register_module()
 @dataclass(eq=False)
 class FormHook(Hook):
-    """Bring the model of a runner into another form, once its weights are loaded."""
+    """Bring the model of a runner into another form, once its weights are loaded.
 
+    A training's form is not that of a test with the config that it leaves in its work dir.
+    """
+
+    training: bool = False  # when to do so: before a training, or else before a test
     fused: bool = False  # see `fuse_model` (for testing)
     dtype: str | None = None  # see `half_type` and `mix_precision`
     channels_last: bool = False  # see `use_channels_last`
@@ -248,38 +256,50 @@ class FormHook(Hook):
 
     def __post_init__(self) -> None:
         self.compiler_settings = ExitStack()
+        self.changed: nn.Module | None = None
 
     def before_train(self, runner: Any) -> None:
-        self.change(runner, training=True)
+        if self.training:
+            self.change(runner)
 
     def before_test_epoch(self, runner: Any) -> None:
-        self.change(runner, training=False)
+        if not self.training:
+            self.change(runner)
 
-    def change(self, runner: Any, training: bool) -> None:
-        """Change the model; raise UserError where it cannot be changed so."""
+    def change(self, runner: Any) -> None:
+        """Change the model, if it is not yet; raise UserError where it cannot be changed so."""
         owner, name = runner, "model"
         while is_model_wrapper(getattr(owner, name)):
             owner, name = getattr(owner, name), "module"
-        model, dtype = getattr(owner, name), None
+        if self.compiled:
+            self.compiler_settings.enter_context(compiling())
+        if getattr(owner, name) is not self.changed:
+            self.changed = self.in_form(getattr(owner, name), runner.logger)
+            setattr(owner, name, self.changed)
+
+    def in_form(self, model: nn.Module, logger: logging.Logger) -> nn.Module:
+        """Return a model in the form; it is changed, but where it is fused."""
+        dtype = None
         if self.dtype is not None:
             device = next(model.parameters()).device
             dtype = half_type(self.dtype, device)
-            runner.logger.info(f"mixed precision: float32 and {dtype}")
-            if device.type == "cpu" and lacks_bfloat16():
-                runner.logger.warning("this CPU has no bfloat16: without --amp it is faster")
-        if not training:
+            logger.info(f"mixed precision: float32 and {dtype}")
+            if is_slow(dtype, device):
+                logger.warning(SLOW)
+        if not self.training:
             model = speed_up(model, self.fused, dtype)
-            setattr(owner, name, model)
         elif dtype is not None:
-            mix_precision(model, dtype, training)
+            mix_precision(model, dtype, training=True)
+            if device.type == "cpu":  # of a GPU this has not been measured
+                use_channels_last(model)
         if self.fused:
-            runner.logger.info("testing the exact inference form: BatchNorm is folded")
+            logger.info("testing the exact inference form: BatchNorm is folded")
         if self.compiled:
             for backbone in backbones(model):
                 compile_blocks(backbone)
-            self.compiler_settings.enter_context(compiling())
         if self.channels_last:
             use_channels_last(model)
+        return model
 
     def after_run(self, runner: Any) -> None:
         self.compiler_settings.close()

@@ -63,12 +63,20 @@ def refuse_used(cfg: Config) -> None:
         )
 
 
-def use_form(cfg: Config, **options: Any) -> None:
-    """Have the model run in another form; the options are those of `FormHook`."""
-    if any(options.values()):
-        chosen = {key: value for key, value in options.items() if value}
-        hook = ConfigDict(type=f"{SCOPE}.FormHook", **chosen)
-        cfg.custom_hooks = [*(cfg.get("custom_hooks") or ()), hook]
+def use_form(cfg: Config, *, training: bool = False, **options: Any) -> None:
+    """Have the model run in another form, and no longer in one that the config has for it.
+
+    Args:
+        cfg: is changed, if there are options.
+        training: as of `FormHook`, like the options.
+        options: true ones count.
+    """
+    chosen = {key: value for key, value in options.items() if value}
+    if chosen:
+        kind = f"{SCOPE}.FormHook"
+        hooks = cfg.get("custom_hooks") or ()
+        others = [h for h in hooks if (h.get("type"), h.get("training", False)) != (kind, training)]
+        cfg.custom_hooks = [*others, ConfigDict(type=kind, training=training, **chosen)]
 
 
 def draw_predictions(cfg: Config, folder: str) -> None:

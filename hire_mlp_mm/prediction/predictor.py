@@ -27,7 +27,7 @@ from ..engine.batches import one_line_errors
 from ..engine.builds import named_faults
 from ..engine.checkpoints import load_checked, load_from_file, tensors_of
 from ..engine.config import innermost, model_of
-from ..engine.forms import half_type, speed_up
+from ..engine.forms import SLOW, half_type, is_slow, speed_up
 from ..engine.harden import last_name
 from ..errors import UserError, first_line
 from ..files import IMAGES
@@ -107,6 +107,8 @@ class Predictor(BasePredictor):
         with building(self.cfg):
             self.loader, self.steps = build_pipeline(self.cfg)
         self.origin = f"{self.checkpoint}, {self.config}, on {self.device}"
+        if half is not None and is_slow(half, torch.device(self.device)):
+            self.origin += f"; {SLOW}"
 
     def prepare(self, shot: Shot) -> Prepared:
         """Run the test pipeline on a shot."""

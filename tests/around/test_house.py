@@ -18,7 +18,8 @@ PACKAGE = ROOT / "hire_mlp_mm"
 # A file may import from its own floor and from those below it. A folder is on one floor.
 FLOORS = (
     {"errors", "allowed", "numbers_only", "safetensors_file", "torch_file", "weights", "checkpoint",
-     "disk", "convert", "names", "arch", "hire_mlp", "ops", "lean", "fuse", "compiling"},
+     "disk", "convert", "names", "arch", "hire_mlp", "ops", "lean", "fuse", "compiling",
+     "memory"},
     {"registry", "backbone", "layer_decay", "mmcv_ops", "deform_ops", "roi_align", "fsdp", "files",
      "loading", "host_faults", "model_hub"},
     {"data", "engine", "configure", "deploy", "prediction", "explain", "bench", "doctor", "probe"},

@@ -49,6 +49,13 @@ def test_peers_give_the_same_pyramid(name):
         ]
 
 
+def test_swin_runs_in_half_precision():
+    """Its masks, made in every run, would be float32."""
+    peer = Candidate("swin-t:bfloat16", Settings(size=(64, 96), threads=1))
+    peer.step(peer.image)
+    assert torch.get_default_dtype() == torch.float32
+
+
 @pytest.mark.slow
 def test_training_step(run_tool):
     done = run_tool(
@@ -88,6 +95,7 @@ def test_a_candidate_that_nobody_asks_ends_in_silence(end, monkeypatch):
         (["--size", "12"], "--size 12: expected height x width"),
         (["--forms", "other"], "unknown 'other'; expected plain, fused, reference"),
         (["--forms", "plain+cp"], "plain+cp: +cp is for plain, with --train"),
+        (["--train", "--forms", "plain+compile+cp"], "plain+compile+cp: +cp or +compile"),
         (["--train", "--forms", "fused"], "--train fused: expected a form that trains"),
         (["--device", "cpu", "--forms", "plain+graph"], "+graph is for inference on a GPU"),
         (["--device", "fpga"], "--device fpga: expected cpu, cuda, or one such as cuda:1"),

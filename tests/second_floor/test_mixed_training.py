@@ -90,7 +90,7 @@ def test_a_cpu_that_is_slow_in_bfloat16_is_said(known, warns, monkeypatch, caplo
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
     runner = SimpleNamespace(model=nn.Linear(1, 1), logger=logging.getLogger("said"))
     with caplog.at_level(logging.INFO):
-        FormHook(dtype="auto").before_train(runner)
+        FormHook(training=True, dtype="auto").before_train(runner)
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == "mixed precision: float32 and torch.bfloat16"
     assert [line for line in lines if "without --amp it is faster" in line] == lines[1 : 1 + warns]

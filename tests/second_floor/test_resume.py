@@ -253,7 +253,7 @@ def test_a_gradient_scaler_goes_on(fast, tmp_path):
 
 
 def test_mixed_precision_goes_on_bit_for_bit(fast, tmp_path):
-    hooks = [dict(type="hire_mlp_mm.FormHook", dtype="bfloat16")]
+    hooks = [dict(type="hire_mlp_mm.FormHook", training=True, dtype="bfloat16")]
     train(tmp_path / "float32", *LOOPS["endless"])
     train(tmp_path / "whole", *LOOPS["endless"], hooks=hooks)
     with pytest.raises(CrashError):

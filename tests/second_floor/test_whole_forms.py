@@ -13,11 +13,12 @@ import torch
 from mmcv.cnn import ConvModule
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.utils import import_modules_from_strings
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hire_mlp_mm.bench.wholes import batch_of, picture
 from hire_mlp_mm.engine.forms import DROPOUTS, FormHook, fuse_model, half_type, mix_precision
+from hire_mlp_mm.engine.options import use_form
 from hire_mlp_mm.errors import UserError
 from hire_mlp_mm.hire_mlp import HireMLPNet
 from tests.conftest import NANO, ROOT, needs_compiler
@@ -38,7 +39,6 @@ model = dict({SMALL}, neck=dict(in_channels={DIMS}), decode_head=dict(num_classe
 """,
 }
 TASKS = ["detection", "segmentation", "classification"]
-SAMPLES = dict(mmdet="DetDataSample", mmseg="SegDataSample", mmpretrain="DataSample")
 
 
 def build(task: str, text: str = "") -> tuple[nn.Module, Any]:
@@ -58,12 +58,7 @@ def build(task: str, text: str = "") -> tuple[nn.Module, Any]:
 
 def batch(cfg: Any, height: int = 96, width: int = 128) -> dict[str, Any]:
     """A batch of one image, as a data loader gives it."""
-    (structures,) = import_modules_from_strings([f"{cfg.default_scope}.structures"])
-    kind = getattr(structures, SAMPLES[cfg.default_scope])
-    sizes = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
-    coarse = torch.rand(1, 3, height // 16, width // 16) * 255
-    image = nn.functional.interpolate(coarse, (height, width), mode="bilinear")[0]
-    return dict(inputs=[image.byte()], data_samples=[kind(metainfo=sizes)])
+    return batch_of([picture(height, width)], cfg.default_scope)
 
 
 def tensors(outputs: Any) -> list[Tensor]:
@@ -202,6 +197,40 @@ def test_every_form_is_near_the_plain_model(task, form):
 @pytest.mark.parametrize("dtype", [None, "auto"])
 def test_every_form_is_near_when_compiled(dtype, fused):
     check_form("detection", dict(fused=fused, dtype=dtype, channels_last=fused, compiled=True))
+
+
+@pytest.mark.parametrize("dtype", [None, "auto"])
+def test_a_second_test_of_a_runner_is_in_the_form_of_the_first(dtype):
+    model, cfg = build("classification")
+    runner = SimpleNamespace(model=model, logger=Mock())
+    hook = FormHook(fused=True, dtype=dtype)
+    results = []
+    for _ in range(2):
+        hook.before_test_epoch(runner)
+        with torch.no_grad(), DefaultScope.overwrite_default_scope(cfg.default_scope):
+            results.append(runner.model.test_step(batch(cfg))[0].pred_score)
+        hook.after_run(runner)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_a_form_of_training_is_not_one_of_tests_and_the_command_has_the_last_word():
+    cfg = Config(dict(custom_hooks=[dict(type="EMAHook")]))
+    use_form(cfg, training=True, dtype="auto")
+    use_form(cfg, dtype=None, fused=False)
+    use_form(cfg, fused=True, channels_last=False)
+    use_form(cfg, dtype="bfloat16")
+    kind = "hire_mlp_mm.FormHook"
+    assert cfg.custom_hooks[1:] == [
+        dict(type=kind, training=True, dtype="auto"),
+        dict(type=kind, training=False, dtype="bfloat16"),
+    ]
+    model, _ = build("classification")
+    for hook in (FormHook(training=True, channels_last=True), FormHook(channels_last=True)):
+        runner = SimpleNamespace(model=copy.deepcopy(model), logger=Mock())
+        event = "before_test_epoch" if hook.training else "before_train"
+        getattr(hook, event)(runner)
+        x = torch.randn(1, 3, 64, 64)
+        assert all(map_.is_contiguous() for map_ in runner.model.backbone(x))
 
 
 # Mixed precision --------------------------------------------------------------------------------
