@@ -154,6 +154,23 @@ def test_exit_codes(capsys):
     assert capsys.readouterr().err == "tool: error: it differs\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "keeps"),
+    [
+        (("train", "missing.py"), True),
+        (("test", "missing.py", "missing.pth"), True),
+        (("predict", "missing.pth", "missing.jpg", "--out", "out"), True),
+        (("export", "missing.py", "missing.onnx"), False),
+    ],
+)
+def test_what_runs_a_model_again_and_again_keeps_memory(words, keeps, capsys, monkeypatch):
+    kept = []
+    module = cli.import_verb(words[0])
+    monkeypatch.setattr(module, "keep_memory", lambda: kept.append(True), raising=False)
+    assert outcome(capsys, *words)[0] == 2
+    assert bool(kept) == keeps
+
+
 def test_one_process_of_several_speaks(capsys, monkeypatch):
     """The others stay silent, unless they alone know."""
     monkeypatch.setenv("LOCAL_RANK", "1")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hire_mlp_mm.bench import PEERS, Candidate, Settings, runs
+from hire_mlp_mm.bench import PEERS, Candidate, Settings, candidates, runs
 from hire_mlp_mm.bench.meters import KINDS, kept_bytes, profiled
 
 
@@ -71,6 +71,14 @@ def test_training_step(run_tool):
     assert len(operations.splitlines()) == 2 + len(KINDS)
 
 
+@pytest.mark.parametrize(("name", "keeps"), [("plain", False), ("plain+keep", True)])
+def test_memory_is_kept_where_it_is_asked_for(name, keeps, monkeypatch):
+    keep = Mock()
+    monkeypatch.setattr(candidates, "keep_memory", keep)
+    Candidate(name, Settings(arch="tiny", size=(64, 64), threads=1)).measure()
+    assert keep.called == keeps
+
+
 def test_the_time_of_operations_is_that_of_their_kind():
     x, layer = torch.rand(1, 8, 64, 64, requires_grad=True), nn.Conv2d(8, 512, 3)
     kinds = profiled(lambda: layer(x).sum().backward(), x)
@@ -98,6 +106,7 @@ def test_a_candidate_that_nobody_asks_ends_in_silence(end, monkeypatch):
         (["--train", "--forms", "plain+compile+cp"], "plain+compile+cp: +cp or +compile"),
         (["--train", "--forms", "fused"], "--train fused: expected a form that trains"),
         (["--device", "cpu", "--forms", "plain+graph"], "+graph is for inference on a GPU"),
+        (["--device", "cuda", "--forms", "plain+keep"], "plain+keep: +keep is for a CPU"),
         (["--device", "fpga"], "--device fpga: expected cpu, cuda, or one such as cuda:1"),
         pytest.param(
             ["--device", "cuda"],
