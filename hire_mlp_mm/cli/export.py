@@ -18,10 +18,15 @@ With --int8 that file is then quantised, and the command says how far the two ag
 from __future__ import annotations
 
 import argparse
+import signal
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
+from ..errors import UserError
 from . import OutcomeError
 from .options import CONFIG, add_cfg_options, parse_size
 
@@ -44,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limit = "largest difference to PyTorch's output, over its largest value (default: 1e-4); "
     limit += "not for detectors"
     add("--tolerance", type=float, default=1e-4, help=limit)
-    calibrated = "quantise, calibrated on 50 photographs of this folder, like those of the task"
+    calibrated = "quantise, calibrated on up to 50 photographs of this folder, as of the task"
     add("--int8", metavar="DIR", help=calibrated)
     add("--size", default="512x512", help="height x width to measure the time at")
     add_cfg_options(parser, "model.backbone.arch=tiny")
@@ -56,12 +61,17 @@ def main(args: argparse.Namespace) -> None:
 
     from ..deploy import CheckError, export
     from ..deploy.exporting import check_target
+    from ..deploy.forms import NoFormError
     from ..deploy.tracing import LEAST
     from ..engine import load_config
     from ..engine.config import check_file
 
     warnings.simplefilter("ignore")  # the hosts' and the exporter's, about themselves
     say = partial(print, flush=True)
+    if args.checkpoint is None and args.out.endswith((".pth", ".safetensors")):
+        raise UserError(
+            f"{args.out} is a checkpoint; name the file to write after it, .onnx or .pt2"
+        )
     check_target(Path(args.out))
     if args.checkpoint:
         check_file(args.checkpoint, "checkpoint")
@@ -69,20 +79,23 @@ def main(args: argparse.Namespace) -> None:
     say(f"reading {args.config}")
     cfg = load_config(args.config, options=args.cfg_options)
     try:
-        done = export(
-            cfg,
-            args.out,
-            args.checkpoint,
-            backbone=args.backbone,
-            fused=args.fuse,
-            preprocess=args.preprocess,
-            pasted=args.paste,
-            photographs=args.check,
-            tolerance=args.tolerance,
-            int8=args.int8,
-            measure_at=(height, width),
-            say=say,
-        )
+        with stoppable():
+            done = export(
+                cfg,
+                args.out,
+                args.checkpoint,
+                backbone=args.backbone,
+                fused=args.fuse,
+                preprocess=args.preprocess,
+                pasted=args.paste,
+                photographs=args.check,
+                tolerance=args.tolerance,
+                int8=args.int8,
+                measure_at=(height, width),
+                say=say,
+            )
+    except NoFormError as error:
+        raise UserError(f"{error}; --backbone exports its feature maps") from error
     except CheckError as error:
         raise OutcomeError(f"{args.out} not written: {error}") from error
     program = "onnxruntime" if done.path.suffix == ".onnx" else "the file"
@@ -99,3 +112,27 @@ def main(args: argparse.Namespace) -> None:
         f"wrote {done.path}, {done.path.stat().st_size / 1e6:.0f} MB: image ({one}, 3, H, W), "
         f"{facts['channels']}, {given}, to {', '.join(done.names)}"
     )
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Have Ctrl-C and a kill end the process, and its temporary files removed.
+
+    By itself a kill leaves them, and torch's exporter takes Ctrl-C for a fault of the model.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except Exception:
+        if received:
+            stop(received[0], None)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

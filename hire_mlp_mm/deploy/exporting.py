@@ -299,7 +299,8 @@ def build(
     backbone: Any = cfg.model.get("backbone") or {}
     if str(backbone.get("type")).rpartition(".")[2] != "HireMLP":
         raise UserError(
-            f"model.backbone of {cfg.filename} is {backbone.get('type')}; expected HireMLP"
+            f"model.backbone of {cfg.filename} is {backbone.get('type')}; expected HireMLP, which "
+            f"hire-mlp swap puts into a config"
         )
     backbone.init_cfg = None
     if checkpoint is not None and not backbone_only:

@@ -53,12 +53,12 @@ def form_of(model: nn.Module, backbone: bool = False, pasted: bool = False) -> F
     """
     inner = model if isinstance(model, Backbone) else getattr(model, "backbone", None)
     if not isinstance(inner, Backbone):
-        raise NoFormError(f"{type(model).__name__} has no HireMLP as its backbone")
+        raise UserError(f"{type(model).__name__} has no HireMLP as its backbone")
     if backbone or inner is model:
         return Form("features", inner, [f"stage{i}" for i in inner.out_indices])
     task = task_of(model)
     if pasted and task != "detection":
-        raise NoFormError(f"pasted masks are for detectors; this is a {task} model")
+        raise UserError(f"pasted masks are for detectors; this is a {task} model")
     if task == "segmentation":
         check_methods(model, segmentor_needs())
         return Form(task, Segmentor(model), ["logits"], model)

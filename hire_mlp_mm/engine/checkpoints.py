@@ -252,7 +252,7 @@ def load_checked(state: StateDict, model: nn.Module, name: str, whole: bool = Tr
         held = groups(list(state), 1) if state else "no tensors under state_dict"
         raise CheckpointError(
             f"{name} is not of this config's model: {len(absent)} of {len(model.state_dict())} "
-            f"tensors are missing or of another shape, such as {absent[0]}; it holds {held}"
+            f"tensors are missing or of another shape, such as {absent[-1]}; it holds {held}"
         )
     for path in lacking:
         if any(key.startswith(f"{path}.") for key in absent):

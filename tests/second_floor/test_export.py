@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -274,6 +275,7 @@ def test_full_disk(name, folder, monkeypatch, capsys):
     [
         (["detector.py"], "model (RetinaNet) needs 'neck': set model.neck"),
         (["no_form.py"], "FoveaHead has no export form: _predict_by_feat_single is FoveaHead's"),
+        (["no_form.py"], "; --backbone exports its feature maps\n"),
         (["whole.py", "--paste"], "pasted masks: RetinaNet has no masks"),
         (["upernet.py", "--paste"], "pasted masks are for detectors; this is a segmentation model"),
         (["whole.py", "--check", "nowhere"], "folder nowhere not found; name one with photographs"),
@@ -396,6 +398,7 @@ def test_random_weights_are_said(folder, capsys):
         (["nothing.py", "out/a.onnx"], "config nothing.py not found"),
         (["detector.py", "out/a.onxx"], "out/a.onxx: expected a name that ends in .onnx or .pt2"),
         (["detector.py", "upernet.py"], "upernet.py: expected a name that ends in .onnx or .pt2"),
+        (["detector.py", "a.pth"], "a.pth is a checkpoint; name the file to write after it"),
         (["detector.py", "out/b/a.onnx"], "folder out/b not found; make it first"),
         (["detector.py", "no.pth", "out/a.onnx"], "checkpoint no.pth not found"),
         (["upernet.py", "detector.py", "out/a.onnx"], "detector.py cannot be read: it is text"),
@@ -411,6 +414,25 @@ def test_errors_are_one_line(arguments, line, folder, capsys):
     assert said.startswith(f"hire-mlp export: error: {line}")
     assert said.count("\n") == 1
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_an_export_and_its_temporary_files(number, code, folder, monkeypatch, capsys):
+    """Torch makes a fault of the model of an exception within its exporter."""
+
+    def interrupted(*args, **options):
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            raise TypeError("unsupported operand type(s) for +") from None
+
+    monkeypatch.setattr(tracing, "trace", interrupted)
+    before = signal.getsignal(number)
+    status, said = failure(capsys, "detector.py", folder / "a.onnx", "--backbone")
+    assert status == code
+    assert "unsupported" not in said
+    assert not list(folder.iterdir())
+    assert signal.getsignal(number) == before
 
 
 @exports
