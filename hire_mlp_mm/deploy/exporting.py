@@ -244,8 +244,16 @@ def write(
     except OSError as error:
         raise UserError(f"{path.name} cannot be written: {describe(error)}") from error
     except Exception as error:  # whatever a head, or the exporter, raises
-        raise UserError(f"{path.name}: the model cannot be exported: {describe(error)}") from error
+        reason = describe(first_cause(error))
+        raise UserError(f"{path.name}: the model cannot be exported: {reason}") from error
     say(f"exported in {time.perf_counter() - start:.0f} s; checking the file")
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return what an error was raised for: torch's last one says only in which step it was."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 # The model --------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -414,6 +415,45 @@ def test_errors_are_one_line(arguments, line, folder, capsys):
     assert said.startswith(f"hire-mlp export: error: {line}")
     assert said.count("\n") == 1
     assert not list(folder.iterdir())
+
+
+class Weighted(torch.nn.Module):
+    """As the integral of GFL's head: a buffer in the type that it has."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("project", torch.tensor([0.5, 2.0, 4.0]))
+
+    def forward(self, x):
+        return x * self.project.type_as(x).view(-1, 1, 1)
+
+
+class Pooled(torch.nn.Module):
+    """An operator that ONNX has none for."""
+
+    def forward(self, x):
+        return F.adaptive_max_pool2d(x, 5)
+
+
+def write(module, path):
+    form = SimpleNamespace(task="segmentation", names=["out"])
+    exporting.write(module, form, {}, path, torch.float32, print)
+
+
+@exports
+def test_a_weight_under_a_second_name_is_exported(tmp_path):
+    write(Weighted(), tmp_path / "a.onnx")
+    x = torch.rand(2, 3, 40, 50)
+    (found,) = formats.open_file(tmp_path / "a.onnx")(x)
+    torch.testing.assert_close(found, Weighted()(x))
+
+
+@exports
+def test_an_operator_that_onnx_lacks_is_named(tmp_path):
+    with pytest.raises(UserError, match="No ONNX function found") as stop:
+        write(Pooled(), tmp_path / "a.onnx")
+    assert "adaptive_max_pool2d" in str(stop.value)
+    assert "\n" not in str(stop.value)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
