@@ -164,8 +164,14 @@ def build(scope: str, model: Any, device: str = "cpu") -> Any:
 
 
 def swapped(name: str) -> Any:
-    """Return the model of a config, with HireMLP in, and weights that matter."""
+    """Return the model of a config, with HireMLP in, and weights that matter.
+
+    Of detectors that leave padding to their pipelines (RTMDet, SSD), the preprocessor pads.
+    """
     cfg = swap_backbone(read_config(name), "tiny", "none")
+    preprocessor = cfg.model.get("data_preprocessor") or {}
+    if cfg.default_scope == "mmdet" and "pad_size_divisor" not in preprocessor:
+        cfg.merge_from_dict({"model.data_preprocessor.pad_size_divisor": 32})
     model = build(cfg.default_scope, without_weights(cfg.model))
     exporting.randomize(model)
     model.cfg = cfg
