@@ -49,7 +49,7 @@ def form_of(model: nn.Module, backbone: bool = False, pasted: bool = False) -> F
         pasted: of a detector with masks, also masks of the image's size.
 
     Raises:
-        NoFormError: the model cannot be exported.
+        NoFormError: the model cannot be exported; UserError: masks that it has not got to paste.
     """
     inner = model if isinstance(model, Backbone) else getattr(model, "backbone", None)
     if not isinstance(inner, Backbone):
@@ -122,7 +122,7 @@ def form_of_detector(model: Any, pasted: bool) -> Form:
     names = ["boxes", "scores", "labels"]
     masks = two_stages and model.roi_head.with_mask
     if pasted and not masks:
-        raise NoFormError(f"pasted masks: {type(model).__name__} has no masks")
+        raise UserError(f"pasted masks: {type(model).__name__} has no masks")
     names += ["masks"] * masks + ["pasted"] * pasted
     kind = TwoStage if two_stages else OneStage
     return Form("detection", kind(model, pasted), names, model)

@@ -22,6 +22,7 @@ from hire_mlp_mm.deploy.facts import facts_of
 from hire_mlp_mm.deploy.formats import as_sequence
 from hire_mlp_mm.deploy.forms import NoFormError, form_of
 from hire_mlp_mm.engine.config import read_config
+from hire_mlp_mm.errors import UserError
 from tests.conftest import ROOT
 
 # One block for each stage; heads of 8 channels and 5 classes.
@@ -365,7 +366,7 @@ def test_refused_settings(cfg, scope, reason):
     [(one_stage("retinanet"), "mmdet"), (classifier().model, "mmpretrain")],
 )
 def test_nothing_to_paste(cfg, scope):
-    with pytest.raises(NoFormError, match="pasted masks"):
+    with pytest.raises(UserError, match="pasted masks"):
         form_of(built(cfg, scope), pasted=True)
 
 
