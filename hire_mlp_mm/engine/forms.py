@@ -64,9 +64,14 @@ def speed_up(model: nn.Module, fused: bool = False, dtype: torch.dtype | None = 
     return model
 
 
-def use_channels_last(model: nn.Module) -> None:
-    """Lay convolution weights channels last in memory, and maps from the backbone on."""
-    nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
+def use_channels_last(model: nn.Module, weights: bool = True) -> None:
+    """Lay maps from the backbone on channels last in memory, and convolution weights.
+
+    Without `weights`, these stay as they are: where DistributedDataParallel holds them already, its
+    first step would mix up the gradients of weights that are laid out in another way (torch 2.11).
+    """
+    if weights:
+        nn.Module.to(model, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in model.modules():
         if isinstance(module, Backbone):  # others hand on what their convolutions give
             module.register_forward_pre_hook(
@@ -274,11 +279,13 @@ class FormHook(Hook):
         if self.compiled:
             self.compiler_settings.enter_context(compiling())
         if getattr(owner, name) is not self.changed:
-            self.changed = self.in_form(getattr(owner, name), runner.logger)
+            alone = owner is runner  # and not within DistributedDataParallel or the like
+            self.changed = self.in_form(getattr(owner, name), alone, runner.logger)
             setattr(owner, name, self.changed)
 
-    def in_form(self, model: nn.Module, logger: logging.Logger) -> nn.Module:
+    def in_form(self, model: nn.Module, alone: bool, logger: logging.Logger) -> nn.Module:
         """Return a model in the form; it is changed, but where it is fused."""
+        weights = alone or not self.training
         dtype = None
         if self.dtype is not None:
             device = next(model.parameters()).device
@@ -291,14 +298,14 @@ class FormHook(Hook):
         elif dtype is not None:
             mix_precision(model, dtype, training=True)
             if device.type == "cpu":  # of a GPU this has not been measured
-                use_channels_last(model)
+                use_channels_last(model, weights)
         if self.fused:
             logger.info("testing the exact inference form: BatchNorm is folded")
         if self.compiled:
             for backbone in backbones(model):
                 compile_blocks(backbone)
         if self.channels_last:
-            use_channels_last(model)
+            use_channels_last(model, weights)
         return model
 
     def after_run(self, runner: Any) -> None:

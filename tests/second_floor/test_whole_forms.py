@@ -233,6 +233,19 @@ def test_a_form_of_training_is_not_one_of_tests_and_the_command_has_the_last_wor
         assert all(map_.is_contiguous() for map_ in runner.model.backbone(x))
 
 
+@pytest.mark.parametrize("wrap", [lambda model: model, nn.DataParallel])
+def test_weights_that_are_shared_already_stay_as_they_are(wrap):
+    """DistributedDataParallel would mix up the first gradients of others."""
+    model, _ = build("classification")
+    before = copy.deepcopy(model.state_dict())
+    runner = SimpleNamespace(model=wrap(model), logger=Mock())
+    FormHook(training=True, channels_last=True).before_train(runner)
+    laid = [model.state_dict()[key].stride() == value.stride() for key, value in before.items()]
+    assert all(laid) == (runner.model is not model)
+    maps = model.backbone(torch.randn(1, 3, 64, 64))
+    assert all(map_.is_contiguous(memory_format=torch.channels_last) for map_ in maps)
+
+
 # Mixed precision --------------------------------------------------------------------------------
 
 
