@@ -44,13 +44,19 @@ def backbones(model: nn.Module) -> list[Backbone]:
     return found
 
 
-def speed_up(model: nn.Module, fused: bool = False, dtype: torch.dtype | None = None) -> nn.Module:
+def speed_up(
+    model: nn.Module,
+    fused: bool = False,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = False,
+) -> nn.Module:
     """Return a model in the fastest form for inference that is asked for.
 
     Args:
         model: in evaluation mode, on its device; is changed, or left alone where `fused`.
         fused: take the exact form; see `fuse_model`.
         dtype: of mixed precision; see `mix_precision`.
+        channels_last: see `use_channels_last`; so it is in either of these forms, too.
 
     Raises:
         UserError: no HireMLP in the model, or one that cannot be fused.
@@ -59,7 +65,7 @@ def speed_up(model: nn.Module, fused: bool = False, dtype: torch.dtype | None = 
         model = fuse_model(model)
     if dtype is not None:
         mix_precision(model, dtype)
-    if fused or dtype is not None:
+    if fused or dtype is not None or channels_last:
         use_channels_last(model)
     return model
 
@@ -285,27 +291,25 @@ class FormHook(Hook):
 
     def in_form(self, model: nn.Module, alone: bool, logger: logging.Logger) -> nn.Module:
         """Return a model in the form; it is changed, but where it is fused."""
-        weights = alone or not self.training
-        dtype = None
+        device, dtype = next(model.parameters()).device, None
         if self.dtype is not None:
-            device = next(model.parameters()).device
             dtype = half_type(self.dtype, device)
             logger.info(f"mixed precision: float32 and {dtype}")
             if is_slow(dtype, device):
                 logger.warning(SLOW)
         if not self.training:
-            model = speed_up(model, self.fused, dtype)
+            model = speed_up(model, self.fused, dtype, self.channels_last)
         elif dtype is not None:
             mix_precision(model, dtype, training=True)
-            if device.type == "cpu":  # of a GPU this has not been measured
-                use_channels_last(model, weights)
+        # Of mixed precision on a GPU it has not been measured whether this pays.
+        by_itself = dtype is not None and device.type == "cpu"
+        if self.training and (self.channels_last or by_itself):
+            use_channels_last(model, weights=alone)
         if self.fused:
             logger.info("testing the exact inference form: BatchNorm is folded")
         if self.compiled:
             for backbone in backbones(model):
                 compile_blocks(backbone)
-        if self.channels_last:
-            use_channels_last(model, weights)
         return model
 
     def after_run(self, runner: Any) -> None:
