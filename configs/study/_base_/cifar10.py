@@ -10,7 +10,7 @@ _base_ = ["../../_base_/classification.py", "./training.py"]
 custom_imports = dict(imports=["hire_mlp_mm", "study_parts"])
 custom_hooks = [*_base_.custom_hooks, *_base_.study_hooks]
 
-side, batch, max_iters = dict(nano=(64, 256, 1950), paper=(224, 64, 24000))["{{$STUDY_SIZE:nano}}"]
+side, batch, max_iters = dict(nano=(64, 128, 1950), paper=(224, 64, 24000))["{{$STUDY_SIZE:nano}}"]
 input_size = (side, side)
 model = dict(
     type="ImageClassifier",
