@@ -15,7 +15,6 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..engine.agreement.sides import is_a
 from ..errors import UserError
 from ..hire_mlp import HireMLPNet
 from ..prediction.base import Prediction, Prepared
@@ -90,7 +89,6 @@ class Explainer(Predictor):
             cfg_options=cfg_options,
         )
         model: Any = self.model
-        check_head(self)
         if self.task == "segmentation":
             model.test_cfg.mode = "whole"
         model.requires_grad_(False)
@@ -185,16 +183,6 @@ class Undetached(TorchFunctionMode):
         if func is Tensor.numpy:  # which would refuse a gradient
             args = (args[0].detach(), *args[1:])
         return func(*args, **(kwargs or {}))
-
-
-def check_head(predictor: Predictor) -> None:
-    """Raise UserError where a classifier has several heads, so that no class is the best."""
-    head: Any = getattr(predictor.model, "head", None)
-    if is_a(head, "MultiTaskHead"):
-        raise UserError(
-            f"{predictor.config}: MultiTaskHead has several tasks ({', '.join(head.task_heads)}); "
-            f"expected a head of one, whose classes can be explained"
-        )
 
 
 def watched(predictor: Predictor) -> list[nn.Module]:

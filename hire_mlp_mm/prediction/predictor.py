@@ -23,6 +23,7 @@ from ..data.palette import palette_for
 from ..doctor import HOSTS
 from ..engine import load_config
 from ..engine.agreement.classes import heads
+from ..engine.agreement.sides import is_a
 from ..engine.batches import one_line_errors
 from ..engine.builds import named_faults
 from ..engine.checkpoints import load_checked, load_from_file, tensors_of
@@ -100,6 +101,7 @@ class Predictor(BasePredictor):
         self.device = find_device(device)
         half = None if dtype is None else half_type(dtype, self.device)
         self.model, meta = load_model(self.cfg, self.checkpoint)
+        check_head(self.model, self.config)
         self.model = speed_up(self.model.to(self.device).eval(), fused, half)
         self.classes = names_of(meta, self.cfg, self.model)
         self.palette = palette_for(meta.get("palette"), len(self.classes))
@@ -173,6 +175,16 @@ def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict[str, Any]]
     meta = (data.get("meta") or {}).get("dataset_meta") or {}
     # The hosts' older releases wrote capitals.
     return model, {str(key).lower(): value for key, value in meta.items()}
+
+
+def check_head(model: Any, config: str) -> None:
+    """Raise UserError where a classifier has several heads, so that no class is the best."""
+    head: Any = getattr(model, "head", None)
+    if is_a(head, "MultiTaskHead"):
+        raise UserError(
+            f"{config}: MultiTaskHead has several tasks ({', '.join(head.task_heads)}); expected "
+            f"a head of one task, whose classes can be told apart"
+        )
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import receptive_fields as page
 import torch
-from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
@@ -166,22 +165,6 @@ def test_a_model_without_gradients(cut, explainer_of, tmp_path):
     explainer.model.head.forward = by_output if cut is torch.detach else cut(forward)
     with pytest.raises(UserError, match="cannot be explained by LayerCAM: its scores have no grad"):
         list(explainer(save(tmp_path / "a.png")))
-
-
-def test_a_head_for_each_of_several_tasks(work_dirs, tmp_path, monkeypatch):  # noqa: F811
-    pytest.importorskip("torchcam")
-    init = Predictor.__init__
-
-    def with_tasks(self, *args, **options):
-        init(self, *args, **options)
-        head = dict(type="LinearClsHead", num_classes=2, in_channels=NANO["dims"][3])
-        with DefaultScope.overwrite_default_scope("mmpretrain"):
-            tasks = dict(type="MultiTaskHead", task_heads=dict(colour=head, shape=head))
-            self.model.head = MODELS.build(tasks)
-
-    monkeypatch.setattr(Predictor, "__init__", with_tasks)
-    with pytest.raises(UserError, match=r"\.py: MultiTaskHead has several tasks \(colour, shape\)"):
-        explain(work_dirs["classification"], save(tmp_path / "a.png"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("classes", [["land", "water"], ["land"]])

@@ -22,6 +22,7 @@ from pycocotools.coco import COCO
 import hire_mlp_mm
 from hire_mlp_mm.data.palette import colours, palette_for
 from hire_mlp_mm.errors import DataError, UserError
+from hire_mlp_mm.explain import explain
 from hire_mlp_mm.prediction.inputs import find_inputs
 from hire_mlp_mm.prediction.outputs import Names
 from tests.conftest import NANO, ROOT
@@ -470,6 +471,19 @@ def test_the_config_beside_the_checkpoint(work_dirs, tmp_path):
         file.unlink()
     with pytest.raises(UserError, match=r"no config is beside .*; name the one of this model"):
         hire_mlp_mm.Predictor(folder)
+
+
+@pytest.mark.parametrize("command", [hire_mlp_mm.predict, explain])
+def test_a_head_for_each_of_several_tasks(command, work_dirs, photographs, tmp_path):
+    pytest.importorskip("torchcam")
+    cfg = Config.fromfile(work_dirs["classification"] / "classification.py")
+    tasks = dict(colour=cfg.model.head, shape=cfg.model.head)
+    cfg.model.head = dict(type="MultiTaskHead", task_heads=tasks)
+    cfg.dump(tmp_path / "tasks.py")
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        torch.save(MODELS.build(cfg.model).state_dict(), tmp_path / "tasks.pth")
+    with pytest.raises(UserError, match=r"MultiTaskHead has several .*\(colour, shape\)"):
+        command(tmp_path / "tasks.pth", photographs, tmp_path / "out", config=tmp_path / "tasks.py")
 
 
 def test_names_of_a_checkpoint_that_has_none(work_dirs, tmp_path):
