@@ -17,7 +17,10 @@ test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    paramwise_cfg=dict(flat_decay_mult=0.0),
+    paramwise_cfg=dict(
+        flat_decay_mult=0.0,  # biases, norms, and in two dimensions Swin's table of biases
+        custom_keys={".relative_position_bias_table": dict(decay_mult=0.0)},
+    ),
     clip_grad=dict(max_norm=5.0),
 )
 warm_up = dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0)
