@@ -29,6 +29,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,16 +54,24 @@ STATED = {"nano": "Small networks, on a CPU", "paper": "The paper's sizes, on a 
 
 
 class Task(NamedTuple):
-    """A data set, and the figure that counts: its name, the log's key, and what makes it per cent.
+    """A data set, and the figure that counts.
 
-    `image` is one of the folders that have to be there.
+    title: of the data set and the network around the backbone
+    figure: what counts
+    key: its name in the log
+    factor: what makes it per cent
+    digits: behind the point, as many as the metric gives
+    images: how many there are to train on
+    folder: one of those that have to be there
     """
 
     title: str
     figure: str
     key: str
     factor: float
-    image: str
+    digits: int
+    images: int
+    folder: str
 
 
 class Ablation(NamedTuple):
@@ -73,16 +82,25 @@ class Ablation(NamedTuple):
 
 
 TASKS = {
-    "cifar10": Task("CIFAR-10", "top-1 in %", "accuracy/top1", 1, "cifar10/train/airplane"),
-    "bccd": Task("BCCD, RetinaNet", "box AP in %", "coco/bbox_mAP", 100, "bccd/ImageSets/Main"),
-    "camvid": Task("CamVid, UperNet", "mIoU in %", "mIoU", 1, "camvid/annotations/train"),
+    "cifar10": Task(
+        *("CIFAR-10", "top-1 in %", "accuracy/top1"),
+        *(1, 2, 50_000, "cifar10/train/airplane"),
+    ),
+    "bccd": Task(
+        *("BCCD, RetinaNet", "box AP in %", "coco/bbox_mAP"),
+        *(100, 1, 205, "bccd/ImageSets/Main"),
+    ),
+    "camvid": Task(
+        *("CamVid, UperNet", "mIoU in %", "mIoU"),
+        *(1, 2, 367, "camvid/annotations/train"),
+    ),
 }
 BACKBONES = {"hire": "Hire-MLP", "swin": "Swin", "resnet": "ResNet", "poolformer": "PoolFormer"}
 # The paper's tables of version 1, ImageNet, its Small at 81.78: the gate came later.
 ABLATIONS = {
     "hire": Ablation("the whole network", 0.0),
     "hire_no_shift": Ablation("no cross-region rearrangement", 81.06 - 81.78),
-    "hire_no_region": Ablation("no inner-region rearrangement", 79.81 - 81.78),
+    "hire_no_region": Ablation("no inner-region rearrangement, so no regions", 79.81 - 81.78),
     "hire_no_channel": Ablation("no channel branch", 81.18 - 81.78),
     "hire_no_gate": Ablation("a sum in place of the gate", None),
     "hire_zero_padding": Ablation("zeros in place of circular padding", 81.59 - 81.78),
@@ -174,9 +192,8 @@ class Work(NamedTuple):
     channels: list[int]
 
 
-def count_work(config: str) -> Work:
+def count_work(cfg: Config) -> Work:
     """Count what a config's backbone is, at the size of the config's images."""
-    cfg = Config.fromfile(CONFIGS / f"{config}.py")
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         backbone = MODELS.build(cfg.model.backbone)
     backbone.eval()
@@ -188,19 +205,26 @@ def count_work(config: str) -> Work:
 
 def machine(device: str) -> str:
     """Name what a run ran on."""
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or "CPU"
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def record_of(run: Run, folder: Path, size: str, device: str) -> dict[str, Any]:
-    """Gather what a run gave: its figure over steps and seconds, what it cost, its log's line."""
-    curve = read_curve(run, folder)
-    if not curve:
-        raise UserError(f"{folder} has no evaluation; look at {folder}.txt")
-    work = count_work(run.config)
+    """Gather what a run gave: its figure over steps and seconds, what it cost, its log's line.
+
+    Raises:
+        UserError: the last step has not been evaluated.
+    """
+    cfg, curve = Config.fromfile(CONFIGS / f"{run.config}.py"), read_curve(run, folder)
+    if not curve or curve[-1][0] != cfg.train_cfg.max_iters:
+        raise UserError(
+            f"{folder} has no evaluation of step {cfg.train_cfg.max_iters}; look at {folder}.txt"
+        )
+    work = count_work(cfg)
     return dict(
         size=size, **run._asdict(), figure=curve[-1][2], params=work.params, macs=work.macs,
-        curve=curve, line=last_line(run, folder), machine=machine(device),
+        batch=cfg.train_dataloader.batch_size, curve=curve, line=last_line(run, folder),
+        machine=machine(device),
     )  # fmt: skip
 
 
@@ -214,8 +238,8 @@ def read_records(*paths: Path) -> dict[tuple[str, Run], dict[str, Any]]:
 def check(data: Path, size: str, device: str, runs: Iterable[Run]) -> None:
     """Raise UserError where a data set is missing, or the GPU."""
     for task in {run.task for run in runs}:
-        if not (data / task.image).exists():
-            raise UserError(f"{data / task.image} is missing; see `python dev/study.py --help`")
+        if not (data / task.folder).exists():
+            raise UserError(f"{data / task.folder} is missing; see `python dev/study.py --help`")
     if size == "paper" and device == "cpu":
         raise UserError("--size paper: a CPU would take weeks; name --device cuda, too")
     if device == "cuda" and not torch.cuda.is_available():
@@ -243,7 +267,7 @@ def run_all(args: argparse.Namespace) -> None:
             continue
         with results.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        print(f"  {record['figure']:.2f} {run.task.figure}, {minutes(record):.1f} minutes")
+        print(f"  {said_of(run, record)}", flush=True)
     if failed:
         raise UserError(f"{len(failed)} runs failed: {', '.join(map(str, failed))}")
 
@@ -254,6 +278,20 @@ def run_all(args: argparse.Namespace) -> None:
 def minutes(record: dict[str, Any]) -> float:
     """Return how long a run trained."""
     return record["curve"][-1][1] / 60
+
+
+def said_of(run: Run, record: dict[str, Any]) -> str:
+    """Write a run's figure and minutes."""
+    figure = f"{record['figure']:.{run.task.digits}f} {run.task.figure}"
+    return f"{figure}, {minutes(record):.1f} minutes"
+
+
+class Plot(NamedTuple):
+    """A plot of the page: what it shows, how it is read, and what draws it."""
+
+    title: str
+    caption: str
+    draw: Callable[[Results, Path], None]
 
 
 class Results:
@@ -272,18 +310,23 @@ class Results:
         return {record["seed"]: record["figure"] for record in self.of(config)}
 
     def differences(self, config: str, to: str) -> list[float]:
-        """Return how far a config's figures are from another's of the same seeds."""
+        """Return how far a config's figures are from another's of the same seeds.
+
+        From its own mean, if it is the same config.
+        """
         mine, others = self.figures(config), self.figures(to)
+        if config == to:
+            others = dict.fromkeys(mine, statistics.mean(mine.values()))
         return [mine[seed] - others[seed] for seed in sorted(mine) if seed in others]
 
 
-def spread(values: list[float], sign: str = "") -> str:
+def spread(values: list[float], form: str) -> str:
     """Write a mean, and from where to where the values go if they are several."""
     if not values:
         return "-"
-    written = f"{statistics.mean(values):{sign}.2f}"
+    written = f"{statistics.mean(values):{form}}"
     if len(values) > 1:
-        written += f" ({min(values):{sign}.2f} to {max(values):{sign}.2f})"
+        written += f" ({min(values):{form}} to {max(values):{form}})"
     return written
 
 
@@ -300,41 +343,52 @@ def ablation_table(results: Results) -> str:
     rows = []
     for name, ablation in ABLATIONS.items():
         for record in results.of(config := f"{name}_cifar10")[:1]:
-            changed = spread(results.differences(config, "hire_cifar10"), "+")
-            published = "-" if ablation.published is None else f"{ablation.published:+.2f}"
             figures = list(results.figures(config).values())
-            rows.append(
-                (ablation.title, f"`{config}`", *cost(record), str(len(figures)), spread(figures))
-                + (("", "") if name == "hire" else (changed, published))
-            )
+            changed = results.differences(config, "hire_cifar10")
+            published = f"{ablation.published:+.2f}" if ablation.published else "-"
+            shown = (str(len(figures)), spread(figures, ".2f"), spread(changed, "+.2f"), published)
+            rows.append((ablation.title, f"`{config}`", *cost(record), *shown))
     head = "network | config | parameters | multiply-adds | seeds | top-1 in %"
     return table(f"{head} | difference | published", rows)
 
 
 def state(results: Results) -> str:
-    """Write how many configs of each data set have been run."""
+    """Write how many configs of each data set have been run with each seed."""
     counts = []
     for task in TASKS.values():
-        configs = [run.config for run in all_runs([0]) if run.task == task]
-        done = sum(bool(results.of(config)) for config in configs)
-        counts.append(f"{task.title}: {done} of {len(configs)} configs")
+        configs = {run.config for run in all_runs([0]) if run.task == task}
+        done = Counter(run.seed for run in results.records if run.config in configs)
+        seeds = [f"{count} with seed {seed}" for seed, count in sorted(done.items())]
+        counts.append(f"{task.title}: of {len(configs)} configs {', '.join(seeds) or 'none'}")
     said = "; ".join(counts) if results.records else "nothing yet"
     return f"\n- **{STATED[results.size]}:** {said}.\n\n"
 
 
-def plots(results: Results) -> dict[str, Callable[[Results, Path], None]]:
-    """Return what draws each plot for which there are results."""
-    found: dict[str, Callable[[Results, Path], None]] = {}
+def plots(results: Results) -> dict[str, Plot]:
+    """Return the plots for which there are results, by the names of their files."""
+    found = {}
     if any(any(curves(results, task)) for task in TASKS):
-        found[f"accuracy_backbones_{results.size}.png"] = draw_backbones
+        found[f"accuracy_backbones_{results.size}.png"] = Plot(
+            "Accuracy of four backbones while they train, on three data sets",
+            "A line for each run, a dot for each evaluation. The last dot is the run's figure.",
+            draw_backbones,
+        )
     if any(results.differences(f"{name}_cifar10", "hire_cifar10") for name in ABLATED):
-        found[f"accuracy_ablation_{results.size}.png"] = draw_ablation
+        found[f"accuracy_ablation_{results.size}.png"] = Plot(
+            "What each part of Hire-MLP adds to its accuracy, here and in the paper",
+            "The whole network's dots are its seeds, beside their mean: so far chance goes.",
+            draw_ablation,
+        )
     return found
 
 
 def plot_lines(results: Results) -> str:
     """Write the lines that show the plots."""
-    return "".join(f"\n![{name}](images/{name})\n\n" for name in plots(results))
+    lines = [
+        f"\n![{plot.title}](images/{name})\n\n*{plot.caption}*\n\n"
+        for name, plot in plots(results).items()
+    ]
+    return "".join(lines)
 
 
 def cost(record: dict[str, Any]) -> tuple[str, str]:
@@ -349,8 +403,9 @@ def backbone_table(results: Results, task: str) -> str:
         records = results.of(f"{name}_{task}")
         for record in records[:1]:
             figures = [one["figure"] for one in records]
-            shown = (f"`{name}_{task}`", *cost(record), str(len(records)), spread(figures))
-            rows.append((title, *shown, spread([minutes(one) for one in records])))
+            shown = spread(figures, f".{TASKS[task].digits}f")
+            took = spread([minutes(one) for one in records], ".1f")
+            rows.append((title, f"`{name}_{task}`", *cost(record), str(len(records)), shown, took))
     head = "backbone | config | parameters | multiply-adds | seeds"
     return table(f"{head} | {TASKS[task].figure} | minutes", rows)
 
@@ -384,27 +439,35 @@ def with_tables(text: str, records: dict[tuple[str, Run], dict[str, Any]]) -> st
     return PLACE.sub(made, text)
 
 
-def curves(results: Results, task: str) -> Iterator[tuple[str, list[list[float]]]]:
+def curves(results: Results, task: str) -> Iterator[tuple[str, list[dict[str, list[float]]]]]:
     """Yield each backbone's name and its curves on a data set, one for each seed."""
     for name in BACKBONES:
         records = results.of(f"{name}_{task}")
         if records:
-            yield name, [record["curve"] for record in records]
+            yield name, [curve_of(record, TASKS[task].images) for record in records]
+
+
+def curve_of(record: dict[str, Any], images: int) -> dict[str, list[float]]:
+    """Return the evaluations of a run, and when they were."""
+    steps, seconds, figures = (list(column) for column in zip(*record["curve"], strict=True))
+    epochs = [step * record["batch"] / images for step in steps]
+    return dict(epochs=epochs, minutes=[one / 60 for one in seconds], figures=figures)
 
 
 def draw_backbones(results: Results, path: Path) -> None:
-    """Plot the figures of all backbones over steps (CIFAR-10) and over minutes (all data)."""
-    panels = [("cifar10", 0), *((task, 1) for task in TASKS)]
-    panels = [(task, axis) for task, axis in panels if any(curves(results, task))]
-    fig, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.6), squeeze=False)
-    colours = dict(zip(BACKBONES, ("tab:red", "tab:blue", "tab:green", "tab:orange"), strict=True))
-    for ax, (task, axis) in zip(axes[0], panels, strict=True):
+    """Plot the figures of all backbones over epochs (CIFAR-10) and over minutes (all data)."""
+    panels = [("cifar10", "epochs"), *((task, "minutes") for task in TASKS)]
+    fig, axes = plt.subplots(2, 2, figsize=(9, 7))
+    looks = dict(zip(BACKBONES, (("tab:red", "o"), ("tab:blue", "s"), ("tab:green", "^"),
+                                 ("tab:orange", "D")), strict=True))  # fmt: skip
+    for ax, (task, along) in zip(axes.flat, panels, strict=True):
         for name, lines in curves(results, task):
-            for number, points in enumerate(lines):
-                x = [point[axis] / (60 if axis else 1) for point in points]
+            colour, marker = looks[name]
+            for number, line in enumerate(lines):
                 label = BACKBONES[name] if number == 0 else None
-                ax.plot(x, [point[2] for point in points], ".-", color=colours[name], label=label)
-        ax.set(title=TASKS[task].title, xlabel="minutes" if axis else "step")
+                drawn = dict(color=colour, marker=marker, ms=4, lw=1.2, label=label)
+                ax.plot(line[along], line["figures"], **drawn)
+        ax.set(title=f"{TASKS[task].title}: over {along}", xlabel=along)
         ax.set(ylabel=TASKS[task].figure, xlim=(0, None))
         ax.grid(alpha=0.3)
     axes[0][0].legend(frameon=False)
@@ -413,12 +476,12 @@ def draw_backbones(results: Results, path: Path) -> None:
 
 def draw_ablation(results: Results, path: Path) -> None:
     """Plot what each ablation changes, a dot for each seed, beside what the paper publishes."""
-    names = [name for name in ABLATED if results.of(f"{name}_cifar10")]
+    names = [name for name in ABLATIONS if results.of(f"{name}_cifar10")]
     fig, ax = plt.subplots(figsize=(7.5, 0.5 * len(names) + 1.2))
     for row, name in enumerate(names):
         changed = results.differences(f"{name}_cifar10", "hire_cifar10")
         ax.plot(changed, [row] * len(changed), "o", color="tab:red", alpha=0.8)
-        if (published := ABLATIONS[name].published) is not None:
+        if published := ABLATIONS[name].published:
             ax.plot(published, row, "D", color="black", fillstyle="none")
     ax.plot([], [], "o", color="tab:red", label="here, a dot for each seed")
     ax.plot([], [], "D", color="black", fillstyle="none", label="paper (version 1), ImageNet")
@@ -450,8 +513,8 @@ def write_report(out: Path, page: Path) -> None:
     page.write_text(text)
     for size in SIZES.values():
         results = Results(records, size)
-        for name, draw in plots(results).items():
-            draw(results, page.parent / "images" / name)
+        for name, plot in plots(results).items():
+            plot.draw(results, page.parent / "images" / name)
 
 
 def show(args: argparse.Namespace) -> None:
@@ -459,8 +522,7 @@ def show(args: argparse.Namespace) -> None:
     records = read_records(*args.done, args.out / args.size / "results.jsonl")
     for run in all_runs(args.seeds, args.only):
         one = records.get((args.size, run))
-        said = f"{one['figure']:6.2f} {run.task.figure}, {minutes(one):.1f} minutes" if one else "-"
-        print(f"{run!s:32} {said}")
+        print(f"{run!s:32} {said_of(run, one) if one else '-'}")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from hire_mlp_mm.hire_mlp import Block, HireMLPNet, HireModule, Mlp, NormLayer
 
 
 class Ungated(HireModule):
-    """Sum the three branches, as version 1 of the paper does."""
+    """Sum the three branches, as version 1 of the paper does; what follows the sum stays."""
 
     def __init__(self, dim: int, norm_layer: NormLayer, **options: Any) -> None:
         super().__init__(dim, norm_layer, **options)
@@ -79,7 +79,7 @@ class TrainingTimeHook(Hook):
     """Record beside each evaluation how many seconds the training took until then.
 
     On a CPU they are those that the process worked, whatever else the machine did meanwhile; on a
-    GPU those that went by. Evaluations and checkpoints do not count.
+    GPU those that went by. Evaluations do not count, loading of data does.
     """
 
     def __init__(self) -> None:

@@ -69,19 +69,38 @@ def readers_channels(config: str) -> list[int]:
     return reader.in_channels if isinstance(reader.in_channels, list) else [reader.in_channels]
 
 
+def work_of(config: str) -> study.Work:
+    return study.count_work(Config.fromfile(study.CONFIGS / f"{config}.py"))
+
+
 @pytest.mark.parametrize("task", study.TASKS)
 def test_backbones_have_equal_multiply_adds(task):
-    ours = study.count_work(f"hire_{task}").macs
+    ours = work_of(f"hire_{task}").macs
     for name in study.BACKBONES:
-        work = study.count_work(config := f"{name}_{task}")
+        work = work_of(config := f"{name}_{task}")
         assert work.macs == pytest.approx(ours, rel=0.05), name
         assert work.channels == readers_channels(config)
 
 
 @pytest.mark.parametrize("name", study.BACKBONES)
+@pytest.mark.parametrize("task", study.TASKS)
+def test_no_default_holds_a_backbone_back(task, name):
+    """All of it learns, in every block, and from the first step on."""
+    backbone = build(f"{name}_{task}")[0].backbone
+    backbone.train()
+    assert all(p.requires_grad for p in backbone.parameters())
+    assert all(module.training for module in backbone.modules())
+    for module in backbone.modules():
+        assert not getattr(module, "drop_prob", 0)
+    scales = [p for key, p in backbone.named_parameters() if "layer_scale" in key]
+    assert all((scale == 1).all() for scale in scales)
+    assert len(scales) == (16 if name == "poolformer" else 0)
+
+
+@pytest.mark.parametrize("name", study.BACKBONES)
 def test_the_edition_for_a_gpu_has_the_papers_sizes(name, monkeypatch):
     monkeypatch.setenv("STUDY_SIZE", "paper")
-    work = study.count_work(config := f"{name}_camvid")
+    work = work_of(config := f"{name}_camvid")
     assert 20e6 < work.params < 33e6
     assert work.channels == readers_channels(config)
 
@@ -113,10 +132,17 @@ def test_a_run_leaves_its_curve_and_its_line(tmp_path, monkeypatch):
     for steps in (1, 2):
         options = {"train_cfg.max_iters": steps, "train_cfg.val_interval": 1}
         engine.train(engine.load_config(path, str(folder), options), resume="auto")
+    with pytest.raises(UserError, match=r"no evaluation of step 1950; look at .*run\.txt"):
+        study.record_of(run, folder, "nano", "cpu")
+    monkeypatch.setattr(study, "CONFIGS", tmp_path)
+    cfg = Config.fromfile(path)
+    cfg.train_cfg.max_iters = 2
+    cfg.dump(tmp_path / f"{run.config}.py")
     made = study.record_of(run, folder, "nano", "cpu")
     (first, seconds, _), (last, more, figure) = made["curve"]
     assert (first, last) == (1, 2)
     assert 0 < seconds < more
+    assert made["batch"] == 128
     assert made["figure"] == figure
     assert f"accuracy/top1: {figure:.2f}" in made["line"]
 
@@ -141,7 +167,7 @@ def record(name: str, seed: int, figure: float, task: str = "cifar10") -> dict:
     line = f"Iter(val) [20/20] accuracy/top1: {figure:.4f}"
     return dict(
         size="nano", config=f"{name}_{task}", seed=seed, figure=figure, params=1_234_567,
-        macs=20_400_000, curve=curve, line=line, machine="a machine",
+        macs=20_400_000, batch=128, curve=curve, line=line, machine="a machine",
     )  # fmt: skip
 
 
@@ -169,13 +195,15 @@ def cells(page, start: str) -> list[str]:
 
 def test_a_page_of_a_part_of_the_runs(page):
     whole = cells(page, "the whole network")
-    assert whole[1:6] == ["`hire_cifar10`", "1.23 M", "20 M", "2", "70.50 (70.00 to 71.00)"]
+    assert whole[1:5] == ["`hire_cifar10`", "1.23 M", "20 M", "2"]
+    assert whole[5:] == ["70.50 (70.00 to 71.00)", "+0.00 (-0.50 to +0.50)", "-"]
     ablated = cells(page, "no cross-region")
     assert ablated[4:] == ["1", "69.50", "-0.50", "-0.72"]  # to the whole network of that seed
-    assert cells(page, "Swin")[4:] == ["1", "60.00", "2.10"]
+    assert cells(page, "Swin")[4:] == ["1", "60.00", "2.1"]
     assert "accuracy/top1: 71.0000" in cells(page, "`hire_cifar10` | 1")[-1]
     text = page.read_text()
-    assert "CPU:** CIFAR-10: 3 of 9 configs; BCCD, RetinaNet: 0 of 4 configs; CamVid" in text
+    assert "CIFAR-10: of 9 configs 3 with seed 0, 1 with seed 1; BCCD" in text
+    assert "CamVid, UperNet: of 4 configs none" in text
     assert "GPU:** nothing yet." in text
     assert "no channel branch |" not in text
     assert "Nothing of this has run yet." in text

@@ -10,7 +10,7 @@ _base_ = ["../../_base_/upernet.py", "../../_base_/segmentation.py", "./training
 custom_imports = dict(imports=["hire_mlp_mm", "study_parts"])
 custom_hooks = [*_base_.custom_hooks, *_base_.study_hooks]
 
-width, channels, max_iters = dict(nano=(240, 64, 600), paper=(480, 512, 8000))[
+width, channels, max_iters = dict(nano=(240, 64, 600), paper=(480, 512, 7800))[
     "{{$STUDY_SIZE:nano}}"
 ]
 scale = (width, width * 3 // 4)

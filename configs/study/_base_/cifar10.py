@@ -1,8 +1,9 @@
 """Classification of CIFAR-10, from scratch, the same for every backbone.
 
-Images of 32 x 32 are shown at 64 x 64: the stages then have maps of 16, 8, 4 and 2, so that regions
-of 4, 3, 3 and 2 tokens, their shifts and the padding of the last region all have work to do. At
-32 x 32 the last two stages would have maps smaller than a region.
+Images of 32 x 32 are shown at 64 x 64: the stages then have maps of 16, 8, 4 and 2, with regions
+of 4, 3, 3 and 2 tokens. So tokens cross regions in the first three stages, and the last region is
+padded in the second (8 to 9) and third (4 to 6). At 32 x 32 the last two stages would have maps
+smaller than a region.
 """
 
 _base_ = ["../../_base_/classification.py", "./training.py"]
