@@ -85,16 +85,13 @@ def test_backbones_have_equal_multiply_adds(task):
 @pytest.mark.parametrize("name", study.BACKBONES)
 @pytest.mark.parametrize("task", study.TASKS)
 def test_no_default_holds_a_backbone_back(task, name):
-    """All of it learns, in every block, and from the first step on."""
+    """All of it learns, and all the time."""
     backbone = build(f"{name}_{task}")[0].backbone
     backbone.train()
     assert all(p.requires_grad for p in backbone.parameters())
     assert all(module.training for module in backbone.modules())
     for module in backbone.modules():
         assert not getattr(module, "drop_prob", 0)
-    scales = [p for key, p in backbone.named_parameters() if "layer_scale" in key]
-    assert all((scale == 1).all() for scale in scales)
-    assert len(scales) == (16 if name == "poolformer" else 0)
 
 
 @pytest.mark.parametrize("name", study.BACKBONES)

@@ -9,13 +9,5 @@ arch = dict(
     paper=dict(embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24]),
 )["{{$STUDY_SIZE:nano}}"]
 dims = tuple(arch["embed_dims"] * 2**i for i in range(4))
-backbone = dict(
-    type="mmpretrain.SwinTransformer",
-    arch=arch,
-    drop_path_rate=0.0,
-    init_cfg=[  # of MMPretrain's own config
-        dict(type="TruncNormal", layer="Linear", std=0.02),
-        dict(type="Constant", layer="LayerNorm", val=1.0),
-    ],
-)
+backbone = dict(type="mmpretrain.SwinTransformer", arch=arch, drop_path_rate=0.0)
 maps = (0, 1, 2, 3)
