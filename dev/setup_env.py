@@ -57,7 +57,7 @@ def set_up(venv, lock, min_free_gb, exact):
     this = "{}.{}.{}".format(*sys.version_info)
     version = this if exact else found.get("python", this)
     made = {"root": str(ROOT), "venv": str(venv), "python": version}
-    inputs = (lock, ROOT / "setup.py", ROOT / "hire_mlp_mm/__init__.py")
+    inputs = (lock, ROOT / "setup.py", ROOT / "hire_mlp_mm/__init__.py", Path(__file__))
     digest = hashlib.sha256(b"".join(map(Path.read_bytes, inputs))).hexdigest()
     wanted = {**made, "inputs": digest}
     usable = python.exists() and uv.exists() and made.items() <= found.items()
@@ -75,7 +75,10 @@ def set_up(venv, lock, min_free_gb, exact):
     run(f"installing {pinned}", python, "-I", "-m", "pip", "install", "--no-deps", pinned)
     run(f"installing what {lock} pins", uv, "pip", "sync", "--python", python, lock)
     install = [uv, "pip", "install", "--python", python, "--no-deps", "--no-build-isolation"]
-    run("installing the project itself", *install, "--editable", ROOT)
+    # As a path. As a finder it would come after a folder of this name, such as a clone's, that lies
+    # where Python is started.
+    compat = ["--config-setting", "editable_mode=compat"]
+    run("installing the project itself", *install, *compat, "--editable", ROOT)
     stamp.write_text(json.dumps(wanted, indent=2) + "\n")
     print(f"setup_env: ready: {venv}")
 

@@ -60,7 +60,8 @@ def device(torch: Any) -> str:
     if torch.cuda.is_available():
         more = torch.cuda.device_count() - 1
         return torch.cuda.get_device_name(0) + (f" and {more} more" if more else "")
-    return f"no GPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"no GPU, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def ops() -> None:

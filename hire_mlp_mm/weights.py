@@ -90,8 +90,9 @@ def fetch(source: str) -> str:
             torch.hub.download_url_to_file(source, path, progress=False)
         except (OSError, HTTPException) as error:
             raise CheckpointError(
-                f"cannot download {source} ({first_line(error)}); download it by hand and pass "
-                f"its path, put it at {path}, or begin with random weights: init_cfg=None"
+                f"cannot download {source} ({first_line(error)}); download it by hand to {path}, "
+                f"or begin with random weights: no load_weights(), in a config "
+                f"model.backbone.init_cfg=None"
             ) from None
     return path
 

@@ -14,6 +14,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -119,6 +120,8 @@ def call(verb: str, prog: str, words: Sequence[str]) -> None:
     """Run a verb with the words after it."""
 
     def work() -> int | None:
+        # mmengine finds the hosts' configs by it; nobody who runs a command can change that.
+        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
         module = import_verb(verb)
         parser = Parser(prog=prog, description=module.__doc__)
         parser.keys = getattr(module, "KEYS", parser.keys)

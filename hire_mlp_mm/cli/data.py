@@ -104,7 +104,8 @@ def main(args: argparse.Namespace) -> None:
     print("Kept: all else. For you to decide:", *change.advice(), sep="\n    ")
     print("Written:", *written[:-1], sep="\n    ")
     config, sheet = map(shown, (written[-1], written[-2]))
-    print(f"{config}: look at {sheet}; train it with hire-mlp train {config}")
+    scaled = " --auto-scale-lr" if change.rate_is_for else ""
+    print(f"{config}: look at {sheet}; train it with hire-mlp train {config}{scaled}")
 
 
 def concerns(report: Report, chosen: bool) -> int:

@@ -98,6 +98,10 @@ def tell(done: Any) -> None:
     word = "image" if done.images == 1 else "images"
     written = ", ".join(sorted(map(str, done.folder.iterdir()))) if done.images else "nothing"
     say(f"{done.images} {word} in {done.seconds:.1f} s, {speed:.1f} images/s: {written}")
+    if done.boxes is not None and done.images:
+        counts = [f"{number} {name}" for name, number in done.boxes.most_common() if number]
+        none = "none; a lower --score-thr, such as 0.05, shows those it is less sure of"
+        say(f"boxes: {', '.join(counts) or none}")
     if done.faults:
         raise OutcomeError(
             f"{done.images} of {total} images; {len(done.faults)} failed (named above)"

@@ -50,6 +50,12 @@ class DataChange(Changes):
         arch = f" and HireMLP {self.swap.arch}" if self.swap else ""
         return f"with the data of {self.layout.root.absolute()}{arch}, by hire-mlp data"
 
+    @property
+    def rate_is_for(self) -> int | None:
+        """Return for how many images a step the learning rate is, if not for the config's."""
+        base: int | None = (self.cfg.get("auto_scale_lr") or {}).get("base_batch_size")
+        return None if base == self.cfg.train_dataloader.batch_size else base
+
     def advice(self) -> list[str]:
         cfg, lines = self.cfg, []
         if self.swap and last_name(self.swap.original.backbone.type) != "HireMLP":
@@ -61,11 +67,10 @@ class DataChange(Changes):
             name = f"hire-mlp://{arch}"
             lines.append(f"model.backbone: no weights; --weights {name} names published ones")
         optimizer = (cfg.get("optim_wrapper") or {}).get("optimizer") or {}
-        base = (cfg.get("auto_scale_lr") or {}).get("base_batch_size")
-        batch = cfg.train_dataloader.batch_size
-        if base and base != batch:
-            rate = f"optim_wrapper: lr {optimizer.get('lr')} is for {base} images a step"
-            lines.append(f"{rate}, not for {batch}: hire-mlp train --auto-scale-lr")
+        if self.rate_is_for:
+            rate = f"optim_wrapper: lr {optimizer.get('lr')} is for {self.rate_is_for} images"
+            batch = cfg.train_dataloader.batch_size
+            lines.append(f"{rate} a step, not for {batch}: --auto-scale-lr fits it")
         lines.append(f"train_cfg: {self.length.text()}; --epochs N makes it another")
         kept = (
             "augmentations"

@@ -14,6 +14,7 @@ from .changes import Changes, as_list, is_list
 
 WARM_UPS = ("LinearLR", "ConstantLR", "QuadraticWarmupLR")
 TOO_LONG, SHORT = 3, 10  # what is longer than a third of the training becomes a tenth of it
+LOGGED = 5  # how often at least a training writes to its log
 LEAST_WARM_UP = 2  # iterations; a shorter one would never reach its end
 # Of custom hooks, in epochs.
 HOOK_KEYS = ("switch_epoch", "num_last_epochs", "stop_epoch", "begin_epoch")
@@ -55,13 +56,18 @@ class Length:
             return self.now + moment - self.before
         return max(least, math.ceil(moment * self.now / self.before - 0.5))
 
-    def shorten(self, interval: int, whole: int) -> int:
-        """Make an interval shorter where it is too long for the whole, but not the whole itself.
+    def shorten(self, interval: int, whole: int, times: int = SHORT) -> int:
+        """Make an interval that is too long for the whole so short that it fits `times` in."""
+        return interval if interval <= max(1, whole / TOO_LONG) else max(1, whole // times)
+
+    def fit(self, interval: int) -> int:
+        """Make an interval of the training's unit shorter, in proportion, where it is too long.
 
         A recipe that saves every `max_iters` iterations saves at the end.
         """
-        is_fine = interval <= max(1, whole / TOO_LONG) or interval == whole
-        return interval if is_fine else max(1, whole // SHORT)
+        if interval == self.before or interval > self.now / TOO_LONG:
+            return max(1, min(interval, self.scale(interval)))
+        return interval
 
     def text(self) -> str:
         """Say how long it is now."""
@@ -192,8 +198,7 @@ def fit_intervals(change: Changes, length: Length) -> None:
     """Shorten the intervals of validation, checkpoints and log that are too long."""
     loop = change.cfg.train_cfg
     if "val_interval" in loop:
-        interval = length.shorten(loop.val_interval, length.now)
-        change.set(loop, "train_cfg.", "val_interval", interval)
+        change.set(loop, "train_cfg.", "val_interval", length.fit(loop.val_interval))
     if loop.get("dynamic_intervals"):
         fit_dynamic_intervals(change, loop, length)
     hooks: Any = change.cfg.get("default_hooks") or {}
@@ -201,11 +206,15 @@ def fit_intervals(change: Changes, length: Length) -> None:
     logging: Any = hooks.get("logger") or {}
     by_epoch = saving.get("by_epoch", True)
     if "interval" in saving and (length.by_epoch or not by_epoch):
-        whole = length.now if by_epoch else length.iterations
-        interval = length.shorten(saving.interval, whole)
+        in_its_unit = by_epoch == length.by_epoch
+        interval = (
+            length.fit(saving.interval)
+            if in_its_unit
+            else length.shorten(saving.interval, length.iterations)
+        )
         change.set(saving, "default_hooks.checkpoint.", "interval", interval)
     if "interval" in logging:
-        interval = length.shorten(logging.interval, length.iterations)
+        interval = length.shorten(logging.interval, length.iterations, LOGGED)
         change.set(logging, "default_hooks.logger.", "interval", interval)
 
 
@@ -213,8 +222,7 @@ def fit_dynamic_intervals(change: Changes, loop: ConfigDict, length: Length) -> 
     """Move the moments from which on there is another interval of validation."""
     usual = loop.get("val_interval", 1)
     moved = [
-        (length.scale(moment), length.shorten(interval, length.now))
-        for moment, interval in loop.dynamic_intervals
+        (length.scale(moment), length.fit(interval)) for moment, interval in loop.dynamic_intervals
     ]
     moved = [(moment, interval) for moment, interval in moved if interval < usual]
     if moved != [tuple(pair) for pair in loop.dynamic_intervals]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,23 +34,27 @@ def plot_fields(
     Args:
         rows: the fields of each name.
         path: of the file.
-        titles: of the columns; None for the stride of each field.
+        titles: of the columns; None for a column for each stride.
         crops: how many pixels of the middle each column shows; None for all.
     """
-    columns = max(map(len, rows.values()))
+    placed = by_stride(rows) if titles is None else rows
+    columns = max(map(len, placed.values()))
     crops = crops or [None] * columns
     size = (SIDE * columns + 1.5, (SIDE + 0.3) * len(rows) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     axes: Any = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (name, fields) in zip(axes, rows.items(), strict=True):
+    for line, (name, fields) in zip(axes, placed.items(), strict=True):
         for axis in line:
             axis.set_axis_off()
         for axis, field, crop in zip(line, fields, crops, strict=False):
+            if field is None:
+                continue
             axis.set_axis_on()
             picture = plot_field(axis, field, crop)
             if titles is None:
                 axis.set_title(f"stride {field.stride}", fontsize=9)
-        line[0].set_ylabel(name, fontsize=9)
+        first = next(axis for axis, field in zip(line, fields, strict=False) if field)
+        first.set_ylabel(name, fontsize=9)
     for axis, title, crop in zip(axes[0], titles or (), crops, strict=False):
         axis.set_title(f"{title}\n{crop} pixels across" if crop else title, fontsize=9)
     bar = figure.colorbar(picture, ax=axes, shrink=min(1.0, 1.6 / len(rows)), pad=0.01)
@@ -60,6 +65,25 @@ def plot_fields(
     # The noise of gradients compresses badly; a palette halves the file, and nobody sees it.
     few = Image.open(drawn).convert("RGB").quantize(192, Image.Quantize.MAXCOVERAGE)
     few.save(path, "PNG", optimize=True)
+
+
+def by_stride(rows: Mapping[str, Sequence[Field]]) -> dict[str, Sequence[Field | None]]:
+    """Put fields of one stride into one column, with None where a network has no map of it.
+
+    Where a network has several maps of a stride, it has as many columns.
+    """
+    most: dict[int, int] = {}
+    for fields in rows.values():
+        for stride, number in Counter(field.stride for field in fields).items():
+            most[stride] = max(most.get(stride, 0), number)
+    put: dict[str, Sequence[Field | None]] = {}
+    for name, fields in rows.items():
+        line: list[Field | None] = []
+        for stride, number in sorted(most.items()):
+            its = [field for field in fields if field.stride == stride]
+            line += [*its, *[None] * (number - len(its))]
+        put[name] = line
+    return put
 
 
 def plot_field(axis: Any, field: Field, crop: int | None) -> Any:
@@ -78,5 +102,5 @@ def plot_field(axis: Any, field: Field, crop: int | None) -> Any:
     axis.set_ylim(min(height - 0.5, y + reach), max(-0.5, y - reach))
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.set_xlabel(f"half within {half} pixels", fontsize=8)
+    axis.set_xlabel(f"half (dashed) within {half} pixels", fontsize=7)
     return picture

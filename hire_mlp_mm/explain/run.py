@@ -143,7 +143,7 @@ def compare_fields(
         for name, fields in done.fields.items()
         for one in fields
     ]
-    save_rows(folder / "fields.csv", ["network", "stride", "half", "90%"], rows)
+    save_rows(folder / "fields.csv", ["network", "stride", "half_px", "90%_px"], rows)
     return done
 
 

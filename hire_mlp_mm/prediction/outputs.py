@@ -18,6 +18,7 @@ import io
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -142,6 +143,11 @@ class Boxes:
         image_id = len(self.images) + 1
         self.images.append(dict(id=image_id, width=width, height=height, **of))
         self.results += [dict(image_id=image_id, **of, **result) for result in found.results]
+
+    def count(self) -> Counter[str]:
+        """Count the boxes of each class that were noted."""
+        labels = Counter(result["category_id"] for result in self.results)
+        return Counter({str(one["name"]): labels[one["id"]] for one in self.categories})
 
     def close(self) -> None:
         """Write what was noted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,12 +30,14 @@ class Outcome:
         folder: where the files are.
         images: how many images, and frames of videos, were predicted.
         faults: a line for each that could not be.
+        boxes: of a detector, how many of each class were found; else None.
         seconds: from the first image to the last, without the loading of the model.
     """
 
     folder: Path
     images: int = 0
     faults: list[str] = field(default_factory=list)
+    boxes: Counter[str] | None = None
     seconds: float = 0.0
 
     def report_to(self, say: Say) -> Report:
@@ -99,6 +102,7 @@ def predict(
             writer.add(one)
             if drawn:
                 drawn.add(one, predictor.draw(one))
+        outcome.boxes = writer.count() if isinstance(writer, Boxes) else None
     return outcome
 
 

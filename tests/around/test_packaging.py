@@ -75,6 +75,18 @@ def installed(archives, tmp_path_factory) -> tuple[Path, Path]:
     return python, site
 
 
+@pytest.mark.skipif(
+    not (Path(sys.prefix) / "setup_env.json").exists(), reason="an environment of another maker"
+)
+def test_a_clone_in_the_working_folder_hides_nothing(tmp_path):
+    """Its folder has the package's name, and would pass for a package without files."""
+    (tmp_path / "hire_mlp_mm/hire_mlp_mm").mkdir(parents=True)
+    said = run(
+        sys.executable, "-c", "import hire_mlp_mm; print(hire_mlp_mm.HireMLPNet)", cwd=tmp_path
+    )
+    assert "HireMLPNet" in said
+
+
 def test_wheel(archives):
     with zipfile.ZipFile(archives[0]) as wheel:
         files = {name: wheel.read(name) for name in wheel.namelist() if ".dist-info/" not in name}

@@ -69,7 +69,7 @@ def test_a_config_is_written_with_what_changed_and_a_sheet(folder, tmp_path, cap
         assert line.strip("# ") in out
     expected = use_data(read_config(RECIPE), folder, out="other.py")
     assert Config.fromfile("mine.py").to_dict() == expected.to_dict()
-    assert out.splitlines()[-1].endswith("train it with hire-mlp train mine.py")
+    assert out.splitlines()[-1].endswith("train it with hire-mlp train mine.py --auto-scale-lr")
     with Image.open("mine_data.png") as sheet:
         assert sheet.width > 1000
         assert len(sheet.convert("RGB").getcolors(1 << 24)) > 3

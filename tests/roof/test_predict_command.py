@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from hire_mlp_mm import cli
-from tests.second_floor.test_predict import files_of, save, work_dirs  # noqa: F401
+from tests.second_floor.test_predict import CLASSES, files_of, save, work_dirs  # noqa: F401
 from tests.second_floor.test_runtime import write_file
 
 
@@ -36,12 +38,29 @@ def test_a_folder(work_dirs, here, capsys):  # noqa: F811
     code, lines, error = outcome(capsys, work_dirs["detection"], "in", "--out", "out")
     assert code == 1
     assert error == "hire-mlp predict: error: 1 of 2 images; 1 failed (named above)\n"
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert lines[0].endswith(f"{work_dirs['detection']}/detection.py, on cpu")
     assert lines[1].startswith(f"{here}/in/b.png: the image cannot be decoded")
     assert lines[2].startswith("1 image in ")
     assert " images/s: out/" in lines[2]
+    assert lines[3].startswith("boxes: ")
     assert files_of(here / "out") == ["images.json", "pictures/a.png", "predictions.json"]
+
+
+def test_boxes_are_counted(work_dirs, here, capsys):  # noqa: F811
+    """A detector says how many it has found; a segmentor has none to count."""
+    words = [work_dirs["detection"], "in/a.png", "--out"]
+    _, lines, _ = outcome(capsys, *words, "all", "--score-thr", "0.001")
+    labels = [one["category_id"] for one in json.loads((here / "all/predictions.json").read_text())]
+    counts = Counter(CLASSES[label - 1] for label in labels)
+    assert counts
+    said = [f"{number} {name}" for name, number in counts.items()]
+    assert sorted(lines[-1].removeprefix("boxes: ").split(", ")) == sorted(said)
+    code, lines, _ = outcome(capsys, *words, "sure", "--score-thr", "1")
+    assert code == 0
+    assert lines[-1].startswith("boxes: none; a lower --score-thr")
+    _, lines, _ = outcome(capsys, work_dirs["segmentation"], *words[1:], "masks")
+    assert not any("boxes" in line for line in lines)
 
 
 def test_options(work_dirs, here, capsys):  # noqa: F811

@@ -19,6 +19,7 @@ from hire_mlp_mm.explain import compare_fields, explain, receptive_fields
 from hire_mlp_mm.explain.fields import Field
 from hire_mlp_mm.explain.heat import Heat, areas_found
 from hire_mlp_mm.explain.panels import panels
+from hire_mlp_mm.explain.plots import by_stride
 from hire_mlp_mm.prediction.results import choose
 from tests.conftest import NANO
 from tests.second_floor.test_predict import (
@@ -324,6 +325,13 @@ def test_a_model_without_a_backbone(work_dirs, tmp_path, monkeypatch):  # noqa: 
         compare_fields(work_dirs["segmentation"], image, tmp_path / "out")
 
 
+def test_fields_of_one_stride_stand_in_one_column():
+    fields = {stride: Field(stride, np.ones((1, 1))) for stride in (4, 8, 16)}
+    placed = by_stride({"a": [fields[8], fields[16]], "b": [fields[4], fields[16], fields[16]]})
+    assert placed["a"] == [None, fields[8], fields[16], None]
+    assert placed["b"] == [fields[4], None, fields[16], fields[16]]
+
+
 def test_fields_side_by_side(work_dirs, photographs, tmp_path):  # noqa: F811
     lines: list[str] = []
     out = tmp_path / "out"
@@ -336,7 +344,7 @@ def test_fields_side_by_side(work_dirs, photographs, tmp_path):  # noqa: F811
     assert [one.stride for one in found["segmentation"]] == [4, 8, 16, 32]
     assert files_of(out) == ["fields.csv", "fields.png"]
     rows = (out / "fields.csv").read_text().splitlines()
-    assert rows[0] == "network,stride,half,90%"
+    assert rows[0] == "network,stride,half_px,90%_px"
     assert len(rows) == len(lines) == 13
     widest = found["resnet-50, random weights"][-1]
     assert widest.side(0.5) > 64  # its blocks work, which begin a training with weights of 0

@@ -427,6 +427,20 @@ def test_a_schedule_of_any_length_warms_up_and_decays(name, epochs, layouts):
     assert cfg.train_cfg.get("val_interval", 1) <= total
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_shorter_training_is_validated_as_often_and_saved_at_its_end(epochs, layouts):
+    """Of 260 iterations, with a validation after each 65, and a line of the log after each 10."""
+    given = read_config("retinanet_hire_nano_shapes")
+    assert (given.train_cfg.max_iters, given.train_cfg.val_interval) == (260, 65)
+    layout = many(layout_for(given, layouts), 200)
+    cfg = make_data(given, layout, out="none.py", epochs=epochs).cfg
+    total = cfg.train_cfg.max_iters
+    assert total < 100
+    assert 3.5 < total / cfg.train_cfg.val_interval < 4.5
+    assert cfg.default_hooks.checkpoint.interval == total
+    assert 5 <= total / cfg.default_hooks.logger.interval <= 10
+
+
 def many(layout: Layout, count: int) -> Layout:
     """The same data set with so many images to train on, of which none is opened."""
     layout = copy.copy(layout)
