@@ -385,10 +385,10 @@ def plots(results: Results) -> dict[str, Plot]:
 def plot_lines(results: Results) -> str:
     """Write the lines that show the plots."""
     lines = [
-        f"\n![{plot.title}](images/{name})\n\n*{plot.caption}*\n\n"
+        f"\n![{plot.title}](images/{name})\n\n*{plot.caption}*\n"
         for name, plot in plots(results).items()
     ]
-    return "".join(lines)
+    return "".join([*lines, "\n"] if lines else [])
 
 
 def cost(record: dict[str, Any]) -> tuple[str, str]:
@@ -463,13 +463,13 @@ def draw_backbones(results: Results, path: Path) -> None:
     for ax, (task, along) in zip(axes.flat, panels, strict=True):
         for name, lines in curves(results, task):
             colour, marker = looks[name]
-            for number, line in enumerate(lines):
-                label = BACKBONES[name] if number == 0 else None
-                drawn = dict(color=colour, marker=marker, ms=4, lw=1.2, label=label)
-                ax.plot(line[along], line["figures"], **drawn)
+            for line in lines:
+                ax.plot(line[along], line["figures"], color=colour, marker=marker, ms=4, lw=1.2)
         ax.set(title=f"{TASKS[task].title}: over {along}", xlabel=along)
         ax.set(ylabel=TASKS[task].figure, xlim=(0, None))
         ax.grid(alpha=0.3)
+    for name, (colour, marker) in looks.items():
+        axes[0][0].plot([], [], color=colour, marker=marker, label=BACKBONES[name])
     axes[0][0].legend(frameon=False)
     save(fig, path)
 
