@@ -173,7 +173,7 @@ def adapted(command: str) -> list[str]:
         f"work_dirs/{COCO}/epoch_1.pth" if COCO in command else f"work_dirs/{ADE}/iter_1.pth"
     )
     command = command.replace("CHECKPOINT", checkpoint)
-    if command == "hire-mlp train mine.py":
+    if command.startswith("hire-mlp train mine.py"):
         return [f"{command} --cfg-options {SMALL_MINE}"]
     if command == "pip install .":
         return [f"uv pip install --no-deps --no-build-isolation --target site {ROOT}"]
