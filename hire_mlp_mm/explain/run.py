@@ -87,6 +87,13 @@ def explain(
     return outcome
 
 
+class Headless(Predictor):
+    """Prepare images for a backbone, whatever heads come after it."""
+
+    def check_head(self) -> None:
+        """Leave the heads alone: nothing is predicted."""
+
+
 def compare_fields(
     checkpoint: str | os.PathLike[str],
     inputs: Inputs,
@@ -118,7 +125,7 @@ def compare_fields(
         if name not in PEERS and not os.path.exists(name):
             expected = f"a checkpoint, a work dir, or one of {', '.join(PEERS)}"
             raise UserError(f"--against {name}: expected {expected}")
-    first = Predictor(checkpoint, **options)
+    first = Headless(checkpoint, **options)
     done = Comparison(folder)
     sources = readable(first, sources, done.report_to(say))
     networks = {Path(first.config).stem: (first, backbone_of(first).requires_grad_(False))}
@@ -126,7 +133,7 @@ def compare_fields(
         if name in PEERS:
             networks[f"{name}, random weights"] = (first, peer_of(name, first, sources))
         else:
-            other = Predictor(name, device=first.device)
+            other = Headless(name, device=first.device)
             key = unlike(Path(other.config).stem, networks)
             networks[key] = (other, backbone_of(other).requires_grad_(False))
     start = time.perf_counter()

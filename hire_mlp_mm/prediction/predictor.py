@@ -101,7 +101,7 @@ class Predictor(BasePredictor):
         self.device = find_device(device)
         half = None if dtype is None else half_type(dtype, self.device)
         self.model, meta = load_model(self.cfg, self.checkpoint)
-        check_head(self.model, self.config)
+        self.check_head()
         self.model = speed_up(self.model.to(self.device).eval(), fused, half)
         self.classes = names_of(meta, self.cfg, self.model)
         self.palette = palette_for(meta.get("palette"), len(self.classes))
@@ -111,6 +111,15 @@ class Predictor(BasePredictor):
         self.origin = f"{self.checkpoint}, {self.config}, on {self.device}"
         if half is not None and is_slow(half, torch.device(self.device)):
             self.origin += f"; {SLOW}"
+
+    def check_head(self) -> None:
+        """Raise UserError where a classifier has several heads, so that no class is the best."""
+        head: Any = getattr(self.model, "head", None)
+        if is_a(head, "MultiTaskHead"):
+            raise UserError(
+                f"{self.config}: MultiTaskHead has several tasks ({', '.join(head.task_heads)}); "
+                f"expected a head of one task, whose classes can be told apart"
+            )
 
     def prepare(self, shot: Shot) -> Prepared:
         """Run the test pipeline on a shot."""
@@ -175,16 +184,6 @@ def load_model(cfg: Config, checkpoint: str) -> tuple[nn.Module, dict[str, Any]]
     meta = (data.get("meta") or {}).get("dataset_meta") or {}
     # The hosts' older releases wrote capitals.
     return model, {str(key).lower(): value for key, value in meta.items()}
-
-
-def check_head(model: Any, config: str) -> None:
-    """Raise UserError where a classifier has several heads, so that no class is the best."""
-    head: Any = getattr(model, "head", None)
-    if is_a(head, "MultiTaskHead"):
-        raise UserError(
-            f"{config}: MultiTaskHead has several tasks ({', '.join(head.task_heads)}); expected "
-            f"a head of one task, whose classes can be told apart"
-        )
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from pycocotools.coco import COCO
 import hire_mlp_mm
 from hire_mlp_mm.data.palette import colours, palette_for
 from hire_mlp_mm.errors import DataError, UserError
-from hire_mlp_mm.explain import explain
+from hire_mlp_mm.explain import compare_fields, explain
 from hire_mlp_mm.prediction.inputs import find_inputs
 from hire_mlp_mm.prediction.outputs import Names
 from tests.conftest import NANO, ROOT
@@ -473,17 +473,38 @@ def test_the_config_beside_the_checkpoint(work_dirs, tmp_path):
         hire_mlp_mm.Predictor(folder)
 
 
-@pytest.mark.parametrize("command", [hire_mlp_mm.predict, explain])
-def test_a_head_for_each_of_several_tasks(command, work_dirs, photographs, tmp_path):
-    pytest.importorskip("torchcam")
+@pytest.fixture
+def several_tasks(work_dirs, tmp_path) -> tuple[Path, Path]:
+    """The checkpoint and the config of a classifier with two heads."""
     cfg = Config.fromfile(work_dirs["classification"] / "classification.py")
     tasks = dict(colour=cfg.model.head, shape=cfg.model.head)
     cfg.model.head = dict(type="MultiTaskHead", task_heads=tasks)
     cfg.dump(tmp_path / "tasks.py")
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         torch.save(MODELS.build(cfg.model).state_dict(), tmp_path / "tasks.pth")
+    return tmp_path / "tasks.pth", tmp_path / "tasks.py"
+
+
+@pytest.mark.parametrize("command", [hire_mlp_mm.predict, explain])
+def test_a_head_for_each_of_several_tasks(command, several_tasks, photographs, tmp_path):
+    pytest.importorskip("torchcam")
+    checkpoint, config = several_tasks
     with pytest.raises(UserError, match=r"MultiTaskHead has several .*\(colour, shape\)"):
-        command(tmp_path / "tasks.pth", photographs, tmp_path / "out", config=tmp_path / "tasks.py")
+        command(checkpoint, photographs, tmp_path / "out", config=config)
+    with pytest.raises(UserError, match="MultiTaskHead has several"):
+        hire_mlp_mm.Predictor(checkpoint, config)
+
+
+def test_heads_do_not_matter_to_receptive_fields(several_tasks, photographs, tmp_path):
+    checkpoint, config = several_tasks
+    done = compare_fields(
+        checkpoint,
+        photographs / "a.png",
+        tmp_path / "out",
+        against=[str(checkpoint)],
+        config=config,
+    )
+    assert [one.stride for one in done.fields["tasks"]]
 
 
 def test_names_of_a_checkpoint_that_has_none(work_dirs, tmp_path):
