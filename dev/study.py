@@ -83,22 +83,43 @@ class Ablation(NamedTuple):
 
 TASKS = {
     "cifar10": Task(
-        *("CIFAR-10", "top-1 in %", "accuracy/top1"),
-        *(1, 2, 50_000, "cifar10/train/airplane"),
+        title="CIFAR-10",
+        figure="top-1 in %",
+        key="accuracy/top1",
+        factor=1,
+        digits=2,
+        images=50_000,
+        folder="cifar10/train/airplane",
     ),
     "bccd": Task(
-        *("BCCD, RetinaNet", "box AP in %", "coco/bbox_mAP"),
-        *(100, 1, 205, "bccd/ImageSets/Main"),
+        title="BCCD, RetinaNet",
+        figure="box AP in %",
+        key="coco/bbox_mAP",
+        factor=100,
+        digits=1,
+        images=205,
+        folder="bccd/ImageSets/Main",
     ),
     "camvid": Task(
-        *("CamVid, UperNet", "mIoU in %", "mIoU"),
-        *(1, 2, 367, "camvid/annotations/train"),
+        title="CamVid, UperNet",
+        figure="mIoU in %",
+        key="mIoU",
+        factor=1,
+        digits=2,
+        images=367,
+        folder="camvid/annotations/train",
     ),
 }
 BACKBONES = {"hire": "Hire-MLP", "swin": "Swin", "resnet": "ResNet", "poolformer": "PoolFormer"}
+LOOKS = {  # in the plots: colours and markers
+    "hire": ("tab:red", "o"),
+    "swin": ("tab:blue", "s"),
+    "resnet": ("tab:green", "^"),
+    "poolformer": ("tab:orange", "D"),
+}
 # The paper's tables of version 1, ImageNet, its Small at 81.78: the gate came later.
 ABLATIONS = {
-    "hire": Ablation("the whole network", 0.0),
+    "hire": Ablation("the whole network", None),
     "hire_no_shift": Ablation("no cross-region rearrangement", 81.06 - 81.78),
     "hire_no_region": Ablation("no inner-region rearrangement, so no regions", 79.81 - 81.78),
     "hire_no_channel": Ablation("no channel branch", 81.18 - 81.78),
@@ -345,7 +366,7 @@ def ablation_table(results: Results) -> str:
         for record in results.of(config := f"{name}_cifar10")[:1]:
             figures = list(results.figures(config).values())
             changed = results.differences(config, "hire_cifar10")
-            published = f"{ablation.published:+.2f}" if ablation.published else "-"
+            published = "-" if ablation.published is None else f"{ablation.published:+.2f}"
             shown = (str(len(figures)), spread(figures, ".2f"), spread(changed, "+.2f"), published)
             rows.append((ablation.title, f"`{config}`", *cost(record), *shown))
     head = "network | config | parameters | multiply-adds | seeds | top-1 in %"
@@ -458,17 +479,15 @@ def draw_backbones(results: Results, path: Path) -> None:
     """Plot the figures of all backbones over epochs (CIFAR-10) and over minutes (all data)."""
     panels = [("cifar10", "epochs"), *((task, "minutes") for task in TASKS)]
     fig, axes = plt.subplots(2, 2, figsize=(9, 7))
-    looks = dict(zip(BACKBONES, (("tab:red", "o"), ("tab:blue", "s"), ("tab:green", "^"),
-                                 ("tab:orange", "D")), strict=True))  # fmt: skip
     for ax, (task, along) in zip(axes.flat, panels, strict=True):
         for name, lines in curves(results, task):
-            colour, marker = looks[name]
+            colour, marker = LOOKS[name]
             for line in lines:
                 ax.plot(line[along], line["figures"], color=colour, marker=marker, ms=4, lw=1.2)
         ax.set(title=f"{TASKS[task].title}: over {along}", xlabel=along)
         ax.set(ylabel=TASKS[task].figure, xlim=(0, None))
         ax.grid(alpha=0.3)
-    for name, (colour, marker) in looks.items():
+    for name, (colour, marker) in LOOKS.items():
         axes[0][0].plot([], [], color=colour, marker=marker, label=BACKBONES[name])
     axes[0][0].legend(frameon=False)
     save(fig, path)
@@ -481,7 +500,7 @@ def draw_ablation(results: Results, path: Path) -> None:
     for row, name in enumerate(names):
         changed = results.differences(f"{name}_cifar10", "hire_cifar10")
         ax.plot(changed, [row] * len(changed), "o", color="tab:red", alpha=0.8)
-        if published := ABLATIONS[name].published:
+        if (published := ABLATIONS[name].published) is not None:
             ax.plot(published, row, "D", color="black", fillstyle="none")
     ax.plot([], [], "o", color="tab:red", label="here, a dot for each seed")
     ax.plot([], [], "D", color="black", fillstyle="none", label="paper (version 1), ImageNet")

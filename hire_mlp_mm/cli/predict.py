@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..data.report import count
 from ..errors import UserError
 from ..memory import keep_memory
 from . import OutcomeError
@@ -95,9 +96,9 @@ def tell(done: Any) -> None:
     """Say what came of images, or raise OutcomeError where some images failed."""
     total = done.images + len(done.faults)
     speed = done.images / max(done.seconds, 1e-9)
-    word = "image" if done.images == 1 else "images"
     written = ", ".join(sorted(map(str, done.folder.iterdir()))) if done.images else "nothing"
-    say(f"{done.images} {word} in {done.seconds:.1f} s, {speed:.1f} images/s: {written}")
+    images = count(done.images, "images")
+    say(f"{images} in {done.seconds:.1f} s, {speed:.1f} images/s: {written}")
     if done.boxes is not None and done.images:
         counts = [f"{number} {name}" for name, number in done.boxes.most_common() if number]
         none = "none; a lower --score-thr, such as 0.05, shows those it is less sure of"

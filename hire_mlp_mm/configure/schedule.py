@@ -14,7 +14,7 @@ from .changes import Changes, as_list, is_list
 
 WARM_UPS = ("LinearLR", "ConstantLR", "QuadraticWarmupLR")
 TOO_LONG, SHORT = 3, 10  # what is longer than a third of the training becomes a tenth of it
-LOGGED = 5  # how often at least a training writes to its log
+LOGGED = 5  # lines of the log, where the recipe's interval is too long
 LEAST_WARM_UP = 2  # iterations; a shorter one would never reach its end
 # Of custom hooks, in epochs.
 HOOK_KEYS = ("switch_epoch", "num_last_epochs", "stop_epoch", "begin_epoch")

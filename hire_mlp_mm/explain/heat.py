@@ -15,6 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..data.report import count
 from ..errors import UserError
 from ..hire_mlp import HireMLPNet
 from ..prediction.base import Prediction, Prepared
@@ -244,7 +245,7 @@ def boxes_found(sample: Any, choice: Choice, classes: list[str]) -> list[Target]
     for label in np.unique(labels[kept]).tolist():
         mine = kept[labels[kept] == label]
         score = torch.logit(found.scores[torch.from_numpy(mine)].float(), LEAST_LOGIT).sum()
-        title = f"{classes[label]}: {len(mine)} {'box' if len(mine) == 1 else 'boxes'}"
+        title = f"{classes[label]}: {count(len(mine), 'boxes')}"
         boxes = found.bboxes[torch.from_numpy(mine)].detach().float().cpu().numpy()
         targets.append((score, Heat(label, classes[label], NO_MAP, title, boxes)))
     return targets

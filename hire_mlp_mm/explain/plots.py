@@ -72,10 +72,9 @@ def by_stride(rows: Mapping[str, Sequence[Field]]) -> dict[str, Sequence[Field |
 
     Where a network has several maps of a stride, it has as many columns.
     """
-    most: dict[int, int] = {}
+    most: Counter[int] = Counter()
     for fields in rows.values():
-        for stride, number in Counter(field.stride for field in fields).items():
-            most[stride] = max(most.get(stride, 0), number)
+        most |= Counter(field.stride for field in fields)
     put: dict[str, Sequence[Field | None]] = {}
     for name, fields in rows.items():
         line: list[Field | None] = []
