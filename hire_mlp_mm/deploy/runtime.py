@@ -102,10 +102,9 @@ class Runtime:
         Raises:
             UserError: the images are of another shape or type.
         """
-        if images.ndim != 4 or images.dtype != self.dtype:
+        if not isinstance(images, np.ndarray) or images.ndim != 4 or images.dtype != self.dtype:
             raise UserError(
-                f"{self.path}: expected images (N, 3, H, W) of {self.dtype}; found "
-                f"{images.shape} of {images.dtype}"
+                f"{self.path}: expected images (N, 3, H, W) of {self.dtype}; found {told(images)}"
             )
         return dict(zip(self.names, self.run(images), strict=True))
 
@@ -148,9 +147,9 @@ class Runtime:
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Turn an image (H, W, 3) of uint8, BGR, into (1, 3, h, w) as the graph takes it."""
         self.check()
-        if image.shape[2:] != (3,) or image.dtype != np.uint8:
-            found = f"{image.shape} of {image.dtype}"
-            raise UserError(f"expected an image (H, W, 3) of uint8, BGR; found {found}")
+        array = isinstance(image, np.ndarray)
+        if not array or image.shape[2:] != (3,) or image.dtype != np.uint8:
+            raise UserError(f"expected an image (H, W, 3) of uint8, BGR; found {told(image)}")
         for step in self.fact("resize"):
             image = STEPS[step["type"]](image, step)
         image = image[..., ::-1] if self.facts.get("channels") == "RGB" else image
@@ -253,6 +252,15 @@ ENGINES = {
     "onnxruntime": (open_onnxruntime, ("float32",)),
     "openvino": (open_openvino, tuple(PRECISIONS)),
 }
+
+
+def told(image: Any) -> str:
+    """Say what was given in the place of an image."""
+    if image is None:
+        return "None, which cv2.imread gives where it cannot read a file"
+    array = isinstance(image, np.ndarray)
+    return f"{image.shape} of {image.dtype}" if array else type(image).__name__
+
 
 # The steps of a test pipeline, with the arguments that they have there --------------------------
 

@@ -438,6 +438,8 @@ def test_options_that_cannot_be(options, line, files):
         (np.zeros((8, 8), np.uint8), r"expected an image \(H, W, 3\) of uint8"),
         (np.zeros((8, 8, 3)), r"found \(8, 8, 3\) of float64"),
         (np.zeros((8, 8, 4), np.uint8), r"found \(8, 8, 4\) of uint8"),
+        (cv2.imread("gone.png"), "found None, which cv2.imread gives where it cannot read a file"),
+        ("image.png", "found str"),
     ],
 )
 def test_what_is_no_image(image, line, files):
