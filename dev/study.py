@@ -345,7 +345,8 @@ def spread(values: list[float], form: str) -> str:
     """Write a mean, and from where to where the values go if they are several."""
     if not values:
         return "-"
-    written = f"{statistics.mean(values):{form}}"
+    mean = round(statistics.mean(values), 6) + 0.0  # or rounding makes -0.00 of nothing
+    written = f"{mean:{form}}"
     if len(values) > 1:
         written += f" ({min(values):{form}} to {max(values):{form}})"
     return written
