@@ -398,7 +398,7 @@ def plots(results: Results) -> dict[str, Plot]:
     if any(results.differences(f"{name}_cifar10", "hire_cifar10") for name in ABLATED):
         found[f"accuracy_ablation_{results.size}.png"] = Plot(
             "What each part of Hire-MLP adds to its accuracy, here and in the paper",
-            "The whole network's dots are its seeds, beside their mean: so far chance goes.",
+            "The whole network's dots are its seeds, beside their mean.",
             draw_ablation,
         )
     return found
