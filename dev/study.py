@@ -74,6 +74,14 @@ class Task(NamedTuple):
     folder: str
 
 
+class Backbone(NamedTuple):
+    """A backbone's name in the tables, and its colour and marker in the plots."""
+
+    title: str
+    colour: str
+    marker: str
+
+
 class Ablation(NamedTuple):
     """What a config leaves out, and what that changes in the paper's table, in points of top-1."""
 
@@ -110,12 +118,11 @@ TASKS = {
         folder="camvid/annotations/train",
     ),
 }
-BACKBONES = {"hire": "Hire-MLP", "swin": "Swin", "resnet": "ResNet", "poolformer": "PoolFormer"}
-LOOKS = {  # in the plots: colours and markers
-    "hire": ("tab:red", "o"),
-    "swin": ("tab:blue", "s"),
-    "resnet": ("tab:green", "^"),
-    "poolformer": ("tab:orange", "D"),
+BACKBONES = {
+    "hire": Backbone("Hire-MLP", "tab:red", "o"),
+    "swin": Backbone("Swin", "tab:blue", "s"),
+    "resnet": Backbone("ResNet", "tab:green", "^"),
+    "poolformer": Backbone("PoolFormer", "tab:orange", "D"),
 }
 # The paper's tables of version 1, ImageNet, its Small at 81.78: the gate came later.
 ABLATIONS = {
@@ -345,11 +352,10 @@ def spread(values: list[float], form: str) -> str:
     """Write a mean, and from where to where the values go if they are several."""
     if not values:
         return "-"
-    mean = round(statistics.mean(values), 6) + 0.0  # or rounding makes -0.00 of nothing
-    written = f"{mean:{form}}"
-    if len(values) > 1:
-        written += f" ({min(values):{form}} to {max(values):{form}})"
-    return written
+    figures = statistics.mean(values), min(values), max(values)
+    # A difference of nothing may be -1e-14, which would be written -0.00.
+    mean, least, most = (f"{round(one, 6) + 0.0:{form}}" for one in figures)
+    return mean if len(values) == 1 else f"{mean} ({least} to {most})"
 
 
 def table(head: str, rows: Iterable[Iterable[str]]) -> str:
@@ -421,13 +427,15 @@ def cost(record: dict[str, Any]) -> tuple[str, str]:
 def backbone_table(results: Results, task: str) -> str:
     """Write the figures of all backbones on a data set."""
     rows = []
-    for name, title in BACKBONES.items():
+    for name, backbone in BACKBONES.items():
         records = results.of(f"{name}_{task}")
         for record in records[:1]:
             figures = [one["figure"] for one in records]
             shown = spread(figures, f".{TASKS[task].digits}f")
             took = spread([minutes(one) for one in records], ".1f")
-            rows.append((title, f"`{name}_{task}`", *cost(record), str(len(records)), shown, took))
+            rows.append(
+                (backbone.title, f"`{name}_{task}`", *cost(record), str(len(records)), shown, took)
+            )
     head = "backbone | config | parameters | multiply-adds | seeds"
     return table(f"{head} | {TASKS[task].figure} | minutes", rows)
 
@@ -482,14 +490,14 @@ def draw_backbones(results: Results, path: Path) -> None:
     fig, axes = plt.subplots(2, 2, figsize=(9, 7))
     for ax, (task, along) in zip(axes.flat, panels, strict=True):
         for name, lines in curves(results, task):
-            colour, marker = LOOKS[name]
+            _, colour, marker = BACKBONES[name]
             for line in lines:
                 ax.plot(line[along], line["figures"], color=colour, marker=marker, ms=4, lw=1.2)
         ax.set(title=f"{TASKS[task].title}: over {along}", xlabel=along)
         ax.set(ylabel=TASKS[task].figure, xlim=(0, None))
         ax.grid(alpha=0.3)
-    for name, (colour, marker) in LOOKS.items():
-        axes[0][0].plot([], [], color=colour, marker=marker, label=BACKBONES[name])
+    for title, colour, marker in BACKBONES.values():
+        axes[0][0].plot([], [], color=colour, marker=marker, label=title)
     axes[0][0].legend(frameon=False)
     save(fig, path)
 
